@@ -1,0 +1,521 @@
+"""Train clip-mini: an image tower that understands the mini world in MiniLM's language.
+
+The objective is CLIP's (Radford et al. 2021, section 2.3), used twice in every step:
+- against the whole vocabulary: each picture's features are compared with a random wording of
+  *every* name (about 1,650), so that no negative is left to the luck of a small batch; a scene with
+  several objects has several right answers of equal weight (Khosla et al. 2020, eq. 2);
+- inside the batch: scenes and avatars against their own full captions, in both directions.
+Avatars also answer two-way questions ("with glasses" / "without glasses").
+
+MiniLM stays frozen, so its features are computed once; what learns is the image tower, one linear
+projection of the text and the temperature. An interrupted run continues from its checkpoint.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.clip.encoder import mini_skeleton
+from models.weights import minilm_directory
+from training.text_features import minilm_features
+from training.world import avatars, compose, scenes, sprites, vocabulary
+from training.world.concepts import Concept, load
+from training.world.photos import Photos, load_photos
+from training.world.sources import CACHE, FAMILIES
+
+DIRECTORY = Path(__file__).resolve().parents[1] / "assets" / "weights" / "clip-mini"
+
+
+@dataclass(frozen=True)
+class ClipTraining:
+    """Everything that decides a run.
+
+    Attributes:
+        singles, crowds, photos, faces: pictures of each kind in a batch.
+        sizes: picture side in pixels over the run, in equal parts of `size_split`.
+        size_split: fraction of the steps at the first size.
+        scene_pool, face_pool: how many captioned scenes and avatars exist; scenes are drawn anew
+            (other sprites, places, backgrounds, light) every time they come up.
+        attack: radius in L2 of [0, 1] pixels at 96 px of the adversarial step; 0 trains plainly.
+    """
+
+    steps: int = 6000
+    singles: int = 96
+    crowds: int = 40
+    photos: int = 36
+    faces: int = 20
+    sizes: tuple[int, int] = (64, 96)
+    size_split: float = 0.45
+    scene_pool: int = 40_000
+    face_pool: int = 12_000
+    rate: float = 2e-3
+    text_rate: float = 5e-4
+    decay: float = 0.05
+    warmup: int = 300
+    average: float = 0.998
+    attack: float = 0.0
+    seed: int = 2024
+
+    @staticmethod
+    def mini() -> "ClipTraining":
+        """The run that made the embedded weights."""
+        return ClipTraining()
+
+    @staticmethod
+    def smoke() -> "ClipTraining":
+        """Two minutes on two cores: enough to see every part of the loss fall."""
+        return ClipTraining(
+            steps=60, singles=24, crowds=12, photos=0, faces=8, sizes=(48, 48), scene_pool=200,
+            face_pool=64, warmup=10,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures with their right answers.
+
+    Attributes:
+        pictures: (B, 3, S, S) float32 in [0, 1].
+        answers: (B, R) probability of each vocabulary row; zero rows ask nothing.
+        captions: (B, 384) MiniLM features of the full caption, zeros where there is none.
+        traits: (B, A) +1 / -1 / 0 avatar attributes that are plainly so, plainly not, or unclear.
+    """
+
+    pictures: Tensor
+    answers: Tensor
+    captions: Tensor
+    traits: Tensor
+
+
+class Wordings:
+    """MiniLM features of all wordings of a list of rows; draws one wording a row."""
+
+    def __init__(self, texts: tuple[tuple[str, ...], ...], device: torch.device) -> None:
+        flat = [text for row in texts for text in row]
+        self.features = minilm_features(flat).to(device)
+        self.count = torch.tensor([len(row) for row in texts])
+        self.start = self.count.cumsum(0) - self.count
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """(R, 384)."""
+        pick = (torch.rand(len(self.count), generator=generator) * self.count).long()
+        return self.features[(self.start + pick).to(self.features.device)]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What pictures are made of: emoji drawings and, unless None, photographs."""
+
+    bank: sprites.SpriteBank
+    photos: Photos | None
+
+    @staticmethod
+    def everything() -> "Material":
+        """All trained families with their drawings, and the photographs."""
+        trained = tuple(family for family in FAMILIES if family.trained)
+        return Material(sprites.with_drawings(sprites.load_bank(trained)), load_photos())
+
+
+class World:
+    """All training material, ready to be dealt in batches."""
+
+    def __init__(self, plan: ClipTraining, device: torch.device, material: Material) -> None:
+        self.plan, self.device = plan, device
+        self.concepts = load()
+        self.photos, bank = material.photos, material.bank
+        self.table = scenes.SpriteTable(bank, len(self.concepts))
+        self.mirrors = scenes.mirror_rule(self.concepts)
+        self.composer = compose.Composer(
+            bank.rgba, _background_photos(self.photos), plan.sizes[-1], device
+        )
+        names = self.photos.names if self.photos is not None else ()
+        self.vocabulary = vocabulary.build(self.concepts, names)
+        self.words = Wordings(self.vocabulary.texts, device)
+        self.traits = trait_wordings(device)
+        self.scenes, self.scene_texts = scene_pool(
+            self.concepts, self.table.drawn, self.mirrors, plan.scene_pool, plan.seed
+        )
+        self.faces = FacePool(plan.face_pool, plan.seed)
+        self.photo_index = self._training_photos()
+
+    def _training_photos(self) -> Tensor:
+        if self.photos is None:
+            return torch.empty(0, dtype=torch.long)
+        return ((self.photos.category >= 0) & ~self.photos.test).nonzero().squeeze(1)
+
+    def batch(self, generator: torch.Generator, size: int) -> Batch:
+        """One batch at a picture side of `size` pixels."""
+        self.composer.size = size
+        parts = [self._singles(generator), self._crowds(generator)]
+        if self.plan.faces:
+            parts.append(self._faces(generator, size))
+        if self.plan.photos:
+            parts.append(self._photos(generator, size))
+        pictures = torch.cat([part.pictures for part in parts])
+        pictures = compose.disturb(pictures, generator)
+        return Batch(
+            compose.jpeg(pictures, generator, 0.08),
+            torch.cat([part.answers for part in parts]).to(self.device),
+            torch.cat([part.captions for part in parts]).to(self.device),
+            torch.cat([part.traits for part in parts]).to(self.device),
+        )
+
+    def _drawn(self, chosen: scenes.Scenes, generator: torch.Generator) -> Tensor:
+        layout = replace(chosen.layout, sprite=self.table.choose(chosen.concept, generator))
+        return self.composer.render(layout, generator)
+
+    def _answers(self, concept: Tensor) -> Tensor:
+        """(N, K) concepts, -1 for none -> (N, R) equal shares."""
+        answers = torch.zeros(len(concept), len(self.vocabulary.names))
+        answers.scatter_add_(1, concept.clamp(min=0), (concept >= 0).float())
+        return (answers > 0).float() / (answers > 0).sum(1, keepdim=True).clamp(min=1)
+
+    def _blank(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        rows = len(self.vocabulary.names)
+        traits = torch.zeros(count, len(avatars.ATTRIBUTES))
+        return torch.zeros(count, rows), torch.zeros(count, 384), traits
+
+    def _singles(self, generator: torch.Generator) -> Batch:
+        draw = torch.randint(len(self.table.drawn), (self.plan.singles,), generator=generator)
+        chosen = scenes.single_objects(self.table.drawn[draw], self.mirrors, generator)
+        _, captions, traits = self._blank(len(chosen))
+        pictures = self._drawn(chosen, generator)
+        return Batch(pictures, self._answers(chosen.concept), captions, traits)
+
+    def _crowds(self, generator: torch.Generator) -> Batch:
+        index = torch.randint(len(self.scenes), (self.plan.crowds,), generator=generator)
+        chosen = self.scenes.select(index)
+        chosen = replace(chosen, layout=compose.jittered(chosen.layout, generator))
+        _, _, traits = self._blank(len(chosen))
+        pictures = self._drawn(chosen, generator)
+        return Batch(pictures, self._answers(chosen.concept), self.scene_texts[index], traits)
+
+    def _faces(self, generator: torch.Generator, size: int) -> Batch:
+        index = torch.randint(len(self.faces.traits), (self.plan.faces,), generator=generator)
+        answers, _, _ = self._blank(len(index))
+        pictures = self.faces.pictures[index].to(self.device)
+        crops = compose.random_crops(pictures, size, (0.8, 1.0), 1.1, generator, mirror=False)
+        return Batch(crops, answers, self.faces.captions[index], self.faces.traits[index])
+
+    def _photos(self, generator: torch.Generator, size: int) -> Batch:
+        assert self.photos is not None
+        draw = torch.randint(len(self.photo_index), (self.plan.photos,), generator=generator)
+        index = self.photo_index[draw]
+        answers, captions, traits = self._blank(len(index))
+        rows = torch.tensor(self.vocabulary.photo_rows)[self.photos.category[index]]
+        answers[torch.arange(len(rows)), rows] = 1
+        pictures = self.photos.rgb[index].to(self.device)
+        crops = compose.random_crops(pictures, size, (0.35, 1.0), 1.6, generator)
+        return Batch(crops, answers, captions, traits)
+
+
+def _background_photos(photos: Photos | None) -> Tensor | None:
+    return None if photos is None else photos.rgb[(photos.category < 0) & ~photos.test]
+
+
+def trait_wordings(device: torch.device) -> tuple[Wordings, Wordings]:
+    """Wordings of each avatar attribute's positive and negative end, in the table's order."""
+    pairs = [avatars.two_way_phrases(attribute.name) for attribute in avatars.ATTRIBUTES]
+    neither = (("a face", "a face"),)  # attributes without words are never asked for
+    positive = tuple(tuple(yes for yes, _ in pair or neither) for pair in pairs)
+    negative = tuple(tuple(no for _, no in pair or neither) for pair in pairs)
+    return Wordings(positive, device), Wordings(negative, device)
+
+
+def scene_pool(
+    concepts: tuple[Concept, ...], drawn: Tensor, mirrors: Tensor, count: int, seed: int
+) -> tuple[scenes.Scenes, Tensor]:
+    """Scenes of 1-4 objects and the (N, 384) features of one caption each."""
+    generator = torch.Generator().manual_seed(seed)
+    pool = scenes.crowded_scenes(count, (1, 4), drawn, mirrors, generator)
+    chance = random.Random(seed)
+    texts = [scenes.describe(pool, index, concepts, chance).text for index in range(count)]
+    return pool, minilm_features(texts)
+
+
+class FacePool:
+    """Avatars drawn once, with the features of their captions and their plain attributes."""
+
+    SIZE = 112
+
+    def __init__(self, count: int, seed: int) -> None:
+        looks = avatars.sample(count, seed)
+        path = CACHE / f"faces-{count}-{seed}.npy"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, avatars.draw_batch(looks, self.SIZE))
+        self.pictures = torch.from_numpy(np.load(path)).permute(0, 3, 1, 2).contiguous()
+        chance = np.random.default_rng(seed)
+        self.captions = minilm_features([avatars.caption(look, chance) for look in looks])
+        self.traits = plain_traits(looks)
+
+
+def plain_traits(looks: np.ndarray) -> Tensor:
+    """(N, A) +1 where an attribute is plainly so, -1 plainly not, 0 unclear, hidden or wordless."""
+    truths = [avatars.truth(look) for look in looks]
+    names = [attribute.name for attribute in avatars.ATTRIBUTES]
+    sign = {True: 1.0, False: -1.0, None: 0.0}
+    return torch.tensor([[sign[truth.get(name)] for name in names] for truth in truths])
+
+
+def clip_loss(model: nn.Module, batch: Batch, world: World, generator: torch.Generator) -> Tensor:
+    """The three parts of the objective, added."""
+    scale = model.logit_scale.exp().clamp(max=100)
+    image = F.normalize(model.visual(batch.pictures * 2 - 1).float(), dim=-1)  # (B, D)
+
+    def project(features: Tensor) -> Tensor:
+        return F.normalize(model.text.proj(features).float(), dim=-1)
+
+    return (
+        _vocabulary_loss(image, project(world.words.draw(generator)), batch.answers, scale)
+        + 0.5 * _caption_loss(image, batch.captions, project, scale)
+        + 0.5 * _trait_loss(image, batch.traits, world, project, scale, generator)
+    )
+
+
+def _vocabulary_loss(image: Tensor, names: Tensor, answers: Tensor, scale: Tensor) -> Tensor:
+    asked = answers.sum(1) > 0
+    logits = scale * image[asked] @ names.T  # (b, R)
+    return F.cross_entropy(logits, answers[asked], label_smoothing=0.02)
+
+
+def _caption_loss(image: Tensor, captions: Tensor, project, scale: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    told = captions.abs().sum(1) > 0
+    logits = scale * image[told] @ project(captions[told]).T  # (b, b)
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def _trait_loss(  # type: ignore[no-untyped-def]
+    image: Tensor, traits: Tensor, world: World, project, scale: Tensor, generator: torch.Generator
+) -> Tensor:
+    rows, columns = traits.nonzero(as_tuple=True)
+    if not len(rows):
+        return image.new_zeros(())
+    positive, negative = (project(words.draw(generator)) for words in world.traits)
+    margin = image @ (positive - negative).T  # (B, A)
+    return F.softplus(-scale * margin[rows, columns] * traits[rows, columns]).mean()
+
+
+def attacked(
+    model: nn.Module, batch: Batch, world: World, radius: float, generator: torch.Generator
+) -> Batch:
+    """The batch moved by one normalised gradient step of random length up to `radius`.
+
+    Single-step L2 adversarial training from a random start (Wong et al. 2020); what it buys is
+    gradients that carry shape (Engstrom et al. 2019; Ganz & Elad 2023).
+    """
+    size = batch.pictures.shape[-1]
+    reach = radius * size / 96  # the L2 norm of a like disturbance grows with the side
+    noise = torch.randn(batch.pictures.shape, generator=generator).to(batch.pictures.device)
+    start = batch.pictures + 0.5 * reach * _unit(noise)
+    start = start.clamp(0, 1).requires_grad_(True)
+    loss = clip_loss(model, replace(batch, pictures=start), world, generator)
+    (gradient,) = torch.autograd.grad(loss, start)
+    length = reach * torch.rand(len(start), 1, 1, 1, generator=generator).to(start.device).sqrt()
+    moved = start.detach() + length * _unit(gradient)
+    # Project back onto the ball around the clean picture.
+    offset = moved - batch.pictures
+    norm = offset.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    offset = offset * (reach / norm.clamp(min=1e-9)).clamp(max=1)
+    return replace(batch, pictures=(batch.pictures + offset).clamp(0, 1))
+
+
+def _unit(direction: Tensor) -> Tensor:
+    return direction / direction.flatten(1).norm(dim=1).clamp(min=1e-9).view(-1, 1, 1, 1)
+
+
+def learning_rate(step: int, plan: ClipTraining) -> float:
+    """Factor of the base rate: linear warm-up, then a cosine to 1%."""
+    if step < plan.warmup:
+        return (step + 1) / plan.warmup
+    done = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def optimizer_for(model: nn.Module, plan: ClipTraining) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only and a gentler rate for the text side."""
+    text = [model.text.proj.weight]
+    image = list(model.visual.parameters())
+    groups = [
+        {"params": [p for p in image if p.ndim > 1], "lr": plan.rate, "weight_decay": plan.decay},
+        {"params": [p for p in image if p.ndim <= 1], "lr": plan.rate, "weight_decay": 0.0},
+        {"params": text + [model.logit_scale], "lr": plan.text_rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+class Run:
+    """A resumable training run: model, averaged weights, optimiser, place in the schedule."""
+
+    def __init__(self, plan: ClipTraining, device: torch.device, folder: Path) -> None:
+        self.plan, self.device, self.folder = plan, device, folder
+        torch.manual_seed(plan.seed)
+        self.model = mini_skeleton(DIRECTORY, minilm_directory())
+        self.model.text.transformer = nn.Identity()  # frozen, and its features are precomputed
+        self.model.to(device=device, memory_format=torch.channels_last)
+        self.averaged = torch.optim.swa_utils.AveragedModel(
+            self.model,
+            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(plan.average),
+            use_buffers=True,
+        )
+        self.optimizer = optimizer_for(self.model, plan)
+        self.step, self.images, self.seconds = 0, 0, 0.0
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def resume(self) -> None:
+        """Continue where the last run in this folder stopped, if there is one."""
+        if not self.checkpoint.is_file():
+            return
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
+
+    def start_from(self, weights: Path) -> None:
+        """Begin with the image tower and projection of an earlier model."""
+        from safetensors.torch import load_file
+
+        self.model.load_state_dict(load_file(str(weights)))
+        self.averaged.module.load_state_dict(self.model.state_dict())
+
+    def save(self) -> None:
+        """Write the checkpoint and the half-precision weights, each in one rename."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "step": self.step,
+            "images": self.images, "seconds": self.seconds,
+        }  # fmt: skip
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+        export(self.averaged.module, self.folder / "model.safetensors")
+        facts = {"step": self.step, "images": self.images, "hours": round(self.seconds / 3600, 2),
+                 "plan": asdict(self.plan)}  # fmt: skip
+        (self.folder / "run.json").write_text(json.dumps(facts, indent=1))
+
+    def train(self, world: World, minutes: float) -> Iterator[dict[str, float]]:
+        """Train until the schedule or the time is over; yields figures every 50 steps."""
+        began, last_save = time.monotonic(), time.monotonic()
+        smooth = float("nan")
+        before = self.seconds
+        while self.step < self.plan.steps and time.monotonic() - began < minutes * 60:
+            loss = self._one_step(world)
+            smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
+            self.seconds = before + time.monotonic() - began
+            if self.step % 50 == 0:
+                yield {"step": self.step, "loss": smooth, "images": self.images,
+                       "minutes": self.seconds / 60}  # fmt: skip
+            if time.monotonic() - last_save > 180:
+                self.save()
+                last_save = time.monotonic()
+        self.save()
+
+    def _one_step(self, world: World) -> float:
+        plan = self.plan
+        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + self.step)
+        size = plan.sizes[0] if self.step < plan.size_split * plan.steps else plan.sizes[1]
+        batch = world.batch(generator, size)
+        pictures = batch.pictures.contiguous(memory_format=torch.channels_last)
+        batch = replace(batch, pictures=pictures)
+        bases = (plan.rate, plan.rate, plan.text_rate)
+        for group, base in zip(self.optimizer.param_groups, bases, strict=True):
+            group["lr"] = base * learning_rate(self.step, plan)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            if plan.attack > 0:
+                batch = attacked(self.model, batch, world, plan.attack, generator)
+            loss = clip_loss(self.model, batch, world, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.averaged.update_parameters(self.model)
+        self.step += 1
+        self.images += len(batch.pictures)
+        return float(loss.detach())
+
+
+def export(model: nn.Module, path: Path) -> None:
+    """Half-precision weights of everything but MiniLM."""
+    tensors = {
+        key: (value.half() if value.is_floating_point() else value).contiguous().cpu().clone()
+        for key, value in model.state_dict().items()
+    }
+    save_file(tensors, str(path))
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/clip-mini"),
+        help="run folder; an existing checkpoint in it is continued",
+    )
+    parser.add_argument("--preset", choices=("mini", "smoke"), default="mini")
+    parser.add_argument("--steps", type=int, help="length of the schedule")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        help="stop after this long; the next call continues",
+    )
+    parser.add_argument(
+        "--attack",
+        type=float,
+        default=0.0,
+        help="L2 radius of adversarial training; 2.5 makes clip-mini-critic",
+    )
+    parser.add_argument("--start", type=Path, help="begin with these weights (model.safetensors)")
+    parser.add_argument("--rate", type=float, help="learning rate of the image tower")
+    parser.add_argument("--full-size", action="store_true", help="96 px from the first step on")
+    parser.add_argument("--seed", type=int, default=2024)
+    return parser.parse_args(arguments)  # fmt: skip
+
+
+def plan_of(options: argparse.Namespace) -> ClipTraining:
+    """The preset with what the command line changes."""
+    plan = ClipTraining.smoke() if options.preset == "smoke" else ClipTraining.mini()
+    plan = replace(plan, seed=options.seed, attack=options.attack)
+    if options.steps:
+        plan = replace(plan, steps=options.steps)
+    if options.rate:
+        plan = replace(plan, rate=options.rate, text_rate=options.rate / 4)
+    if options.full_size:
+        plan = replace(plan, size_split=0.0)
+    return plan
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    plan = plan_of(options)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run = Run(plan, device, options.out)
+    if options.start:
+        run.start_from(options.start)
+    run.resume()
+    world = World(plan, device, Material.everything())
+    for figures in run.train(world, options.minutes):
+        print(" ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Measure an embedded model and write its card: `python -m training.evaluate clip-mini`."""
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from training import clip_evaluation
+from training.clip_evaluation import Figure
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "assets" / "weights"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+EVALUATIONS: dict[str, Callable[[Path], object]] = {
+    "clip-mini": clip_evaluation.evaluate,
+    "clip-mini-critic": clip_evaluation.evaluate,
+}
+ASCENT_PROMPTS = (
+    "strawberry", "cat face", "sunflower", "fish", "umbrella", "rocket", "guitar", "house",
+)  # fmt: skip
+
+
+def measure(name: str, directory: Path) -> list[Figure]:
+    """Run the evaluation, printing each figure as it comes."""
+    figures = []
+    for figure in EVALUATIONS[name](directory):  # type: ignore[attr-defined]
+        print(figure.row(), flush=True)
+        figures.append(figure)
+    return figures
+
+
+def write_card(directory: Path, figures: list[Figure], seconds: float) -> None:
+    """Replace the measured part of `card.md`; the words around it are a person's."""
+    table = "\n".join(figure.row() for figure in figures)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    measured = (
+        f"{BEGIN}\nWritten by `python -m training.evaluate {directory.name}` at commit {commit or '?'},"
+        f" {seconds / 60:.0f} minutes on {torch.get_num_threads()} threads"
+        f" ({platform.processor() or platform.machine()}, torch {torch.__version__}).\n\n"
+        f"| figure | measured | bar | |\n|---|---|---|---|\n{table}\n{END}"
+    )
+    path = directory / "card.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else f"{BEGIN}\n{END}\n"
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(before + measured + after, encoding="utf-8")
+    (directory / "scores.json").write_text(
+        json.dumps({f.name: round(f.value, 2) for f in figures}, indent=1) + "\n"
+    )
+
+
+def draw_ascent(directory: Path) -> None:
+    """Save the eight pictures that gradient ascent finds, in one row of tiles."""
+    from PIL import Image
+
+    from models.clip import load_mini
+
+    encoder = load_mini(directory, torch.device("cpu"), torch.float32)
+    pictures = clip_evaluation.ascend(encoder, list(ASCENT_PROMPTS))
+    side = 2 * pictures[0].width
+    sheet = Image.new("RGB", (4 * side, 2 * side))
+    for index, picture in enumerate(pictures):
+        tile = picture.resize((side, side), Image.Resampling.BICUBIC)
+        sheet.paste(tile, (index % 4 * side, index // 4 * side))
+    sheet.save(directory / "ascent.jpg", quality=88)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=sorted(EVALUATIONS))
+    parser.add_argument("--weights", type=Path, help="folder to measure instead of assets/weights/")
+    parser.add_argument("--card", action="store_true", help="write the figures into card.md")
+    parser.add_argument("--ascent", action="store_true", help="draw gradient ascent on pixels too")
+    options = parser.parse_args(arguments)
+    directory = options.weights or WEIGHTS / options.model
+    began = time.monotonic()
+    figures = measure(options.model, directory)
+    if options.card:
+        write_card(directory, figures, time.monotonic() - began)
+    if options.ascent:
+        draw_ascent(directory)
+
+
+if __name__ == "__main__":
+    main()
