@@ -1,0 +1,1 @@
+"""CLIP Atelier's models: a library that knows no Gradio and works from a notebook."""

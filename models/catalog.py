@@ -1,0 +1,245 @@
+"""Every model on offer, one row each: what it is, where it comes from, how it is loaded.
+
+To add a model, write a row and, for a new kind of model, its `_load_...` function. Importing this
+file imports neither torch nor open_clip, so that `--help` and the model selector cost nothing.
+
+Revisions and SHA-256 of the official files are those of the Hugging Face repositories that
+open_clip 3.3 names in `open_clip.get_pretrained_cfg`; the safetensors conversions are used, never
+OpenAI's original `.pt` archives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from models import weights
+from models.errors import InputError
+from models.weights import MB, Embedded, Hub, Report, WeightFile
+
+if TYPE_CHECKING:
+    import torch
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "weights"
+
+# Every training writes new files; `sha256sum assets/weights/clip-mini/*` prints what belongs here.
+CLIP_MINI_FILES = (
+    WeightFile("model.safetensors", 6 * MB, sha256=""),
+    WeightFile("open_clip_config.json", 1_000, sha256=""),
+)
+
+
+@dataclass(frozen=True)
+class LoadContext:
+    """What a loader needs to know besides its row."""
+
+    device: torch.device
+    dtype: torch.dtype
+    offline: bool = False
+    report: Report = lambda fraction, message: None
+    cache: Path | None = None  # None: weights.cache_directory()
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model on offer. `load` returns an `nn.Module`, an object whose `.model` is one, or one
+    with `.nbytes()`; the registry measures what it holds."""
+
+    name: str
+    title: str
+    task: str  # "clip", later "stylegan", "detection"
+    family: str  # "mini", "official" or "successor"
+    preset: str  # open_clip's architecture, or our config's name
+    source: Hub | Embedded
+    files: tuple[WeightFile, ...]
+    licence: str
+    knows: str
+    load: Callable[[ModelRow, LoadContext], Any] = field(repr=False)
+    tag: str = ""  # open_clip's pretrained tag, for its normalisation constants
+    half: bool = False  # half precision on CUDA gives the same answers
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files, also the estimate of the memory needed before it was measured."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def sha256(self) -> Mapping[str, str]:
+        """Digest of every file by name."""
+        return {file.name: file.sha256 for file in self.files}
+
+    @property
+    def notice(self) -> str:
+        """What is shown before a first download: size, source, licence."""
+        if isinstance(self.source, Embedded):
+            return f"{self.title} {self.source}, licence {self.licence}."
+        size = f"{self.bytes / MB:,.0f} MB"
+        return f"{self.title}: {size} from {self.source}, once; licence {self.licence}."
+
+    def needs_download(self, cache: Path | None = None) -> bool:
+        """Whether the first use will download; False for what is embedded or already here."""
+        if isinstance(self.source, Embedded):
+            return False
+        return not weights.downloaded(self.source, self.files, cache)
+
+
+def row_of(catalog: Mapping[str, ModelRow], name: str) -> ModelRow:
+    """The row called `name`; InputError that lists the choices when there is none."""
+    try:
+        return catalog[name]
+    except KeyError:
+        choices = ", ".join(catalog)
+        raise InputError(f'There is no model "{name}"; choose one of {choices}.') from None
+
+
+def _load_mini(row: ModelRow, context: LoadContext) -> Any:
+    from models.clip.encoder import load_mini
+
+    assert isinstance(row.source, Embedded)
+    for file in row.files:
+        weights.verify(row.source.directory / file.name, file.sha256)
+    weights.check_safetensors(row.source.directory / "model.safetensors")
+    weights.minilm_directory()  # verified here, read by load_mini
+    context.report(0.5, f"Loading {row.title}")
+    return load_mini(row.source.directory, context.device, context.dtype)
+
+
+def _load_official(row: ModelRow, context: LoadContext) -> Any:
+    from models.clip.encoder import load_official
+
+    assert isinstance(row.source, Hub)
+    if row.needs_download(context.cache):
+        context.report(0.0, row.notice)
+    folder = weights.fetch(
+        row.source,
+        row.files,
+        cache=context.cache,
+        offline=context.offline,
+        report=context.report,
+    )
+    checkpoint = folder / "open_clip_model.safetensors"
+    weights.check_safetensors(checkpoint)
+    context.report(1.0, f"Loading {row.title}")
+    return load_official(row.name, row.preset, row.tag, checkpoint, context.device, context.dtype)
+
+
+def _openai(
+    name: str, title: str, preset: str, repo: str, revision: str, size: int, sha256: str, knows: str
+) -> ModelRow:
+    return ModelRow(
+        name=name,
+        title=title,
+        task="clip",
+        family="official",
+        # OpenAI trained with QuickGELU; from a local file open_clip takes that from the name only.
+        preset=f"{preset}-quickgelu",
+        source=Hub(repo, revision),
+        files=(WeightFile("open_clip_model.safetensors", size, sha256),),
+        licence="MIT (OpenAI)",
+        knows=knows,
+        load=_load_official,
+        tag="openai",
+        half=True,
+    )
+
+
+_ROWS = (
+    ModelRow(
+        name="clip-mini",
+        title="CLIP mini",
+        task="clip",
+        family="mini",
+        preset="clip-mini",
+        source=Embedded(ASSETS / "clip-mini"),
+        files=CLIP_MINI_FILES,
+        licence="Apache-2.0",
+        knows="About 1,600 emoji things, drawn faces and 99 kinds of photographed things; any words.",
+        load=_load_mini,
+    ),
+    _openai(
+        "clip-vit-b-32",
+        "CLIP ViT-B/32",
+        "ViT-B-32",
+        "timm/vit_base_patch32_clip_224.openai",
+        "a6f597a30f7b82c51704746581f9a4e41421e878",
+        605_143_284,
+        "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
+        "Nearly everything in 400 million web pictures; the smallest and fastest ViT of the paper.",
+    ),
+    _openai(
+        "clip-vit-b-16",
+        "CLIP ViT-B/16",
+        "ViT-B-16",
+        "timm/vit_base_patch16_clip_224.openai",
+        "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
+        598_516_980,
+        "4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",
+        "Nearly everything in 400 million web pictures; finer patches, sharper maps.",
+    ),
+    _openai(
+        "clip-vit-l-14",
+        "CLIP ViT-L/14",
+        "ViT-L-14",
+        "timm/vit_large_patch14_clip_224.openai",
+        "18d0535469bb561bf468d76c1d73aa35156c922b",
+        1_710_517_724,
+        "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
+        "Nearly everything in 400 million web pictures; the paper's best at 224 pixels.",
+    ),
+    _openai(
+        "clip-rn50",
+        "CLIP ResNet-50",
+        "RN50",
+        "timm/resnet50_clip.openai",
+        "ec3d92cf63a5f9d591f0d611b736895966c73076",
+        408_291_932,
+        "da0baa37fb2211eee5729ab69ed587eb10d48f5b7076ceeed01552fc3d4cb4ee",
+        "Nearly everything in 400 million web pictures; the ConvNet of the paper.",
+    ),
+    ModelRow(
+        name="clip-siglip2-b-16",
+        title="SigLIP 2 ViT-B/16",
+        task="clip",
+        family="successor",
+        preset="ViT-B-16-SigLIP2",
+        source=Hub("timm/ViT-B-16-SigLIP2", "eee10eff6dd8cabae2d7f379d4e8cfcd352030aa"),
+        files=(
+            WeightFile(
+                "open_clip_model.safetensors",
+                1_500_786_832,
+                "d0a51069d2fa6c95b371b3bffd2a2c765c1815004798ee99f075290dbca73041",
+            ),
+            # With the tokenizer beside the weights, `local-dir:` needs no hub at load time.
+            WeightFile(
+                "open_clip_config.json",
+                944,
+                "d0b2ac6d4524cb95287138b9e5fa345211be7242e5da7eb55be894614be33987",
+            ),
+            WeightFile(
+                "tokenizer.json",
+                34_362_885,
+                "220c63d496e0c14e63eb656c91e0215e926202e4c74b1f089e09f1920d779b04",
+            ),
+            WeightFile(
+                "tokenizer_config.json",
+                46_382,
+                "513e778583a9ac0b74ae47784216f9d654d5132eee62d777597f5e842701323c",
+            ),
+            WeightFile(
+                "special_tokens_map.json",
+                327,
+                "d4671afd8f9b1ccd170443bd5478c0cc40fdbddc9343034caf6984ffd388b2c4",
+            ),
+        ),
+        licence="Apache-2.0 (Google)",
+        knows="Nearly everything on the web, in many languages; the modern choice.",
+        load=_load_official,
+        tag="webli",
+        half=True,
+    ),
+)
+
+CATALOG: Mapping[str, ModelRow] = MappingProxyType({row.name: row for row in _ROWS})
