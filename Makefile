@@ -19,7 +19,7 @@ digest = $(shell cat $(1) | cksum | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/.installed-$(call digest,requirements.txt)
 DEV_STAMP := $(VENV)/.installed-dev-$(call digest,requirements.txt requirements-dev.txt)
 
-.PHONY: help demo test check format chromium clean
+.PHONY: help demo test check format system clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
@@ -28,7 +28,7 @@ demo: $(RUN_STAMP)
 	@echo "Starting CLIP Atelier ..."
 	@$(BIN)/python app.py $(ARGS)
 
-test: $(DEV_STAMP) chromium
+test: $(DEV_STAMP) system
 	@echo "Running the tests ..."
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -42,9 +42,9 @@ format: $(DEV_STAMP)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-# Browser tests drive the system's own Chromium.
-chromium:
-	@.ci/chromium
+# Chromium for the browser tests, libGL and libEGL for drawing avatars.
+system:
+	@PYTHON=$(BIN)/python .ci/system
 
 clean:
 	rm -rf $(VENV)

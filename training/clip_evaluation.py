@@ -173,9 +173,10 @@ def retrieval(encoder: ClipEncoder, emoji: Emoji, count: int = 1000) -> Iterator
     texts = [scenes.describe(chosen, i, emoji.concepts, chance).text for i in range(count)]
     layout = replace(chosen.layout, sprite=table.choose(chosen.concept, generator))
     composer = compose.Composer(bank.rgba, emoji.photos, SIZE, torch.device("cpu"))
-    rows = []
-    for index in torch.arange(count).split(128):
-        rows.append(features(encoder, composer.render(layout.select(index), generator)))
+    rows = [
+        features(encoder, composer.render(layout.select(index), generator))
+        for index in torch.arange(count).split(128)
+    ]
     similarity = torch.cat(rows) @ encoder.encode_text(texts).T  # (pictures, texts)
     right = torch.arange(count)
     to_image = (similarity.argmax(0) == right).float().mean() * 100

@@ -173,10 +173,8 @@ def _layer_cam(
     visual: Any = clip.model.visual
     with torch.enable_grad():
         batch = pixels[None].to(clip.device, clip.dtype).requires_grad_()  # (1, 3, S, S)
-        levels = len(visual.forward_intermediates(batch.detach(), intermediates_only=True)[_STAGES])
-        indices = sorted(levels + stage for stage in config.stages)
-        output = visual.forward_intermediates(batch, indices=indices)
-        stages = output[_STAGES]  # each (1, C, h, w)
+        output = visual.forward_intermediates(batch, indices=sorted(config.stages))
+        stages = output["image_intermediates"]  # each (1, C, h, w)
         score = _cosine_score(output["image_features"], direction)
         gradients = torch.autograd.grad(score, stages)
     maps = [
@@ -184,9 +182,6 @@ def _layer_cam(
         for stage, gradient in zip(stages, gradients)
     ]
     return _mean_at_largest(maps)
-
-
-_STAGES = "image_intermediates"
 
 
 def _cosine_score(features: Tensor, direction: Tensor) -> Tensor:
@@ -276,9 +271,15 @@ def _rollout(clip: ClipEncoder, pixels: Tensor, direction: Tensor) -> Tensor:
     relevance = torch.eye(flow[0].shape[0], device=flow[0].device)
     for layer in flow:
         relevance = relevance + layer @ relevance
-    row = relevance[0] if pooling is None else pooling[0] @ relevance  # (T,)
     trunk = getattr(visual, "trunk", None)
-    patches = row[1 if trunk is None else trunk.num_prefix_tokens :]
+    prefix = 1 if trunk is None else trunk.num_prefix_tokens
+    if pooling is not None:
+        row = pooling[0] @ relevance  # (T,)
+    elif (visual.pool_type if trunk is None else trunk.global_pool) in ("tok", "token"):
+        row = relevance[0]
+    else:
+        row = relevance[prefix:].mean(dim=0)
+    patches = row[prefix:]
     side = math.isqrt(len(patches))
     return patches.view(side, side)
 

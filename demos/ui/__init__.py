@@ -1,0 +1,1 @@
+"""The furniture every tab is made of; each module stands for itself, import what you need."""

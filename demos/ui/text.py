@@ -1,0 +1,70 @@
+"""What people type, made safe to pass on: limits first, then cleaning, always with a sentence."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from models.errors import InputError
+
+MAX_LABELS = 200
+MAX_LABEL_CHARS = 200
+MAX_LINE_CHARS = 500
+_MAX_TEXT_CHARS = 200_000  # beyond this not even the splitting is worth its time
+
+# Control characters (NUL among them), lone surrogates, and the marks that reverse the text after
+# them. What emoji and right-to-left words need (joiners, LRM, RLM) stays.
+_UNWANTED = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]"
+)
+
+
+def parse_labels(
+    text: str | None, *, maximum: int = MAX_LABELS, max_chars: int = MAX_LABEL_CHARS
+) -> list[str]:
+    """Labels typed one per line or separated by commas or semicolons, cleaned, each once.
+
+    Raises InputError when there is none, when there are more than `maximum`, or when one is longer
+    than `max_chars` characters.
+    """
+    labels = [_clean(part) for part in re.split(r"[\n,;]", _checked(text))]
+    labels = list(dict.fromkeys(label for label in labels if label))
+    if not labels:
+        raise InputError("Type at least one label, one per line or separated by commas.")
+    if len(labels) > maximum:
+        raise InputError(f"These are {len(labels):,} labels; give at most {maximum:,} at once.")
+    longest = max(labels, key=len)
+    if len(longest) > max_chars:
+        raise InputError(
+            f"The label “{longest[:30]}…” has {len(longest):,} characters; "
+            f"shorten it to {max_chars:,}."
+        )
+    return labels
+
+
+def parse_line(
+    text: str | None, *, what: str = "a few words", max_chars: int = MAX_LINE_CHARS
+) -> str:
+    """One text (a query, a prompt) on one line, cleaned.
+
+    `what` completes "Type …." when it is missing. Raises InputError for that, and when it is
+    longer than `max_chars` characters.
+    """
+    line = _clean(_checked(text))
+    if not line:
+        raise InputError(f"Type {what}.")
+    if len(line) > max_chars:
+        raise InputError(f"This text has {len(line):,} characters; shorten it to {max_chars:,}.")
+    return line
+
+
+def _checked(text: str | None) -> str:
+    text = text or ""
+    if len(text) > _MAX_TEXT_CHARS:
+        raise InputError(f"This text has {len(text):,} characters; that is far too long.")
+    return text
+
+
+def _clean(text: str) -> str:
+    """NFC, no unwanted characters, every run of white space one space."""
+    return " ".join(_UNWANTED.sub("", unicodedata.normalize("NFC", text)).split())
