@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -109,7 +108,6 @@ class Album:
 def build(atelier: Atelier) -> list[share.Field]:
     """Draw the tab and return what its link carries."""
     gr.set_static_paths([EXAMPLES_DIR])
-    gr.HTML(f"<style>{views.CSS}</style>", padding=False, visible="hidden")
     model = _build_model()
     with gr.Tabs(selected="recognise") as tabs:
         with gr.Tab("Recognise", id="recognise") as recognise_tab:
@@ -209,11 +207,9 @@ def _ask(
     for fraction, message in atelier.registry.loading(model):
         yield Step(min(max(fraction, 0.0), 1.0), message or "Loading")
 
-    def job() -> Job[T]:
-        with atelier.registry.lease(model) as clip:
-            return (yield from question(clip))
-
-    yield from atelier.jobs.run(job, deadline_s=deadline_s)
+    yield from atelier.jobs.run(
+        lambda: atelier.registry.job(model, question), deadline_s=deadline_s
+    )
 
 
 def _badge(atelier: Atelier, model: str, seconds: float) -> str:
@@ -458,18 +454,12 @@ def _build_why(atelier: Atelier, model: gr.Dropdown, tab: gr.Tab, subject: Subje
 def _explanation(photo: Image.Image, heat: RelevanceMap, settings: dict[str, Any]) -> Explanation:
     factor = min(1.0, WHY_SIDE / max(photo.size))
     small = photo.resize([max(1, round(side * factor)) for side in photo.size])
-    return Explanation(_save_jpeg(small, "picture"), resized(heat, factor), settings)
+    return Explanation(downloads.save_jpeg(small, "picture"), resized(heat, factor), settings)
 
 
 def _blended(result: Explanation, opacity: float) -> Image.Image:
     with Image.open(result.path) as small:
         return blend(small, result.heat, opacity)
-
-
-def _save_jpeg(image: Image.Image, stem: str) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=90)
-    return downloads.save_file(stream.getvalue(), f"{stem}.jpg")
 
 
 # ---------------------------------------------------------------------------------- Match
@@ -697,7 +687,7 @@ def _encode_album(clip: Any, paths: tuple[str, ...]) -> Job[Album]:
                 unread.append(Path(path).name)
                 continue
             photo.thumbnail((THUMB_SIDE, THUMB_SIDE))
-            thumbs.append(_save_jpeg(photo, "thumb"))
+            thumbs.append(downloads.save_jpeg(photo, "thumb"))
             yield Path(path).stem, photo
 
     index = yield from index_pictures(clip, opened(), len(paths))
@@ -736,4 +726,5 @@ TAB = Tab(
     build=build,
     endpoints=("clip_classify", "clip_match", "clip_search"),
     warm=warm,
+    css=views.CSS,
 )

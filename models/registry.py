@@ -29,6 +29,7 @@ from torch import nn
 
 from models.catalog import LoadContext, ModelRow, row_of
 from models.errors import AtelierError, DeviceError, WeightsError
+from models.jobs import Job
 from models.weights import MB, Embedded, Report
 
 T = TypeVar("T")
@@ -132,10 +133,25 @@ class Registry:
         finally:
             self._release(name, slot)
 
-    def run(self, name: str, work: Callable[[Any], T], report: Report | None = None) -> T:
-        """`work(model)` under a lease, repeated once with more memory if memory runs out."""
-        with self.lease(name, report) as model:
-            return self.retrying(lambda: work(model))
+    def job(self, name: str, work: Callable[[Any], Job[T]]) -> Job[T]:
+        """The job `work(model)` under a lease, started over once with more memory if it runs out.
+
+        Raises as `lease`; DeviceError: memory ran out again.
+        """
+        for _ in range(2):
+            try:
+                with self.lease(name) as model:
+                    return (yield from work(model))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._evict_all_idle()
+        raise self._used_up()
+
+    def _evict_all_idle(self) -> None:
+        """Evict every model that nobody leases."""
+        self._evict_idle(lambda: True)
+        _free_memory(self.device)
 
     def retrying(self, work: Callable[[], T]) -> T:
         """`work()`; if memory runs out, evicts every model not leased and tries once more.
@@ -149,14 +165,16 @@ class Registry:
             if not is_out_of_memory(error):
                 raise
         # Outside the except block: the traceback, which holds half-built tensors, is gone by now.
-        self._evict_idle(lambda: True)
-        _free_memory(self.device)
+        self._evict_all_idle()
         try:
             return work()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        raise DeviceError(
+        raise self._used_up()
+
+    def _used_up(self) -> DeviceError:
+        return DeviceError(
             f"The memory of {self.device} is used up; choose a smaller model or picture, close "
             "other programs, or start with --device cpu."
         )

@@ -17,6 +17,8 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from models.clip import ClipEncoder, load_mini
+from models.clip.relevance import RelevanceConfig, explain
+from models.jobs import run_to_end
 from training.world import avatars, compose, scenes, sprites
 from training.world.concepts import Concept, load
 from training.world.photos import load_photos
@@ -185,6 +187,38 @@ def retrieval(encoder: ClipEncoder, emoji: Emoji, count: int = 1000) -> Iterator
     yield Figure("image to text R@1", float(to_text), 60.0)
 
 
+def pairs(
+    emoji: Emoji, bank: sprites.SpriteBank, count: int, seed: int
+) -> Iterator[tuple[Image.Image, list[str], Tensor]]:
+    """Scenes of two different concepts: picture, both names, boxes (2, 4) xyxy in pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    table = scenes.SpriteTable(bank, len(emoji.concepts))
+    chosen = scenes.crowded_scenes(
+        count, (2, 2), table.drawn, emoji.mirrors, generator, repeat=0.0, tinted=0.0
+    )
+    chosen = chosen.select((chosen.concept[:, 0] != chosen.concept[:, 1]).nonzero().squeeze(1))
+    layout = replace(chosen.layout, sprite=table.choose(chosen.concept, generator))
+    composer = compose.Composer(bank.rgba, emoji.photos, 2 * SIZE, torch.device("cpu"))
+    for index in range(len(chosen)):
+        one = layout.select(torch.tensor([index]))
+        names = [emoji.concepts[c].name for c in chosen.concept[index].tolist()]
+        yield to_pil_image(composer.render(one, generator)[0]), names, composer.truth(one).boxes[0]
+
+
+def relevance_peaks(
+    encoder: ClipEncoder, emoji: Emoji, bank: sprites.SpriteBank, count: int = 200,
+    config: RelevanceConfig | None = None,
+) -> Figure:  # fmt: skip
+    """How often the map of a named object peaks inside its box, in scenes of two objects."""
+    hits = []
+    for picture, names, boxes in pairs(emoji, bank, count, SEED + 3):
+        heat = run_to_end(explain(encoder, picture, names, 0, config=config or RelevanceConfig()))
+        (x, y), (x1, y1, x2, y2) = heat.peak, boxes[0].tolist()
+        hits.append(x1 <= x <= x2 and y1 <= y <= y2)
+    return Figure(f"relevance maps that peak inside the object's box ({len(hits)} scenes)",
+                  100 * statistics.fmean(hits), 85.0)  # fmt: skip
+
+
 def latency(encoder: ClipEncoder, repeats: int = 60) -> Iterator[Figure]:
     """Median milliseconds of one picture and of one text, preprocessing included, nothing cached."""
     generator = torch.Generator().manual_seed(0)
@@ -223,6 +257,8 @@ def evaluate(directory: Path) -> Iterator[Figure]:
     yield emoji.synonyms()
     yield from photographs(encoder)
     yield from retrieval(encoder, emoji)
+    trained = sprites.load_bank(tuple(family for family in FAMILIES if family.trained))
+    yield relevance_peaks(encoder, emoji, trained)
     yield from avatar_traits(encoder)
     yield from latency(encoder)
 

@@ -23,7 +23,7 @@ def build_page(atelier: Atelier, tabs: Sequence[Tab]) -> gr.Blocks:
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, _DAY_S)
     )
     with page:
-        gr.HTML(_header(), padding=False, elem_classes="atelier-header")
+        gr.HTML(_header(atelier), padding=False, elem_classes="atelier-header")
         fields: dict[str, Sequence[Field]] = {}
         with gr.Tabs(elem_id="atelier-tabs", selected=tabs[0].key) as switch:
             for tab in tabs:
@@ -73,5 +73,11 @@ def _restore_from_link(
     )
 
 
-def _header() -> str:
-    return f"<header>{theme.MARK}<div><h1>{escape(TITLE)}</h1><p>{escape(LINE)}</p></div></header>"
+def _header(atelier: Atelier) -> str:
+    """Name and line; what `--preload` named is warm by the time anyone sees the page."""
+    warm = ", ".join(atelier.settings.preload)
+    ready = f'<span class="ready">ready: {escape(warm)} on {atelier.registry.device}</span>'
+    return (
+        f"<header>{theme.MARK}<div><h1>{escape(TITLE)}</h1><p>{escape(LINE)}</p></div>"
+        f"{ready if warm else ''}</header>"
+    )

@@ -5,9 +5,11 @@ two towers map into one space in which the cosine of a picture and its descripti
 """
 
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -199,14 +201,30 @@ def mini_skeleton(directory: Path, minilm: Path) -> nn.Module:
         "hf_proj_type": "linear",
         "hf_pooler_type": "mean_pooler",
     }
-    model: nn.Module = open_clip.create_model(
-        f"local-dir:{directory}",
-        load_weights=False,
-        pretrained_image=False,
-        pretrained_text=False,
-        text_cfg=text_cfg,
-    )
+    with _without_warning("No pretrained weights loaded"):  # they are loaded by the caller
+        model: nn.Module = open_clip.create_model(
+            f"local-dir:{directory}",
+            load_weights=False,
+            pretrained_image=False,
+            pretrained_text=False,
+            text_cfg=text_cfg,
+        )
     return model
+
+
+@contextmanager
+def _without_warning(beginning: str) -> Iterator[None]:
+    """Keep one warning, which open_clip gives to the root logger, out of the log."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(beginning)
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
 
 
 def minilm_weights(minilm: Path) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ class RelevanceConfig:
     """
 
     contrast: float = 1.0
-    scales: tuple[float, ...] = (1.0, 2.0)
+    scales: tuple[float, ...] = (1.0, 1.5, 2.0)
     stages: tuple[int, ...] = (-1, -2)
     blur: float = 0.04
 

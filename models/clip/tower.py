@@ -29,8 +29,8 @@ def atelier_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
     kwargs.pop("pretrained_cfg_overlay", None)
     kwargs.pop("cache_dir", None)
     model = ResNet(
-        BasicBlock,
-        layers=[2, 2, 2, 2],
+        BasicBlock,  # type: ignore[arg-type]  # timm annotates the instance, not the class
+        layers=(2, 2, 2, 2),
         channels=(32, 64, 128, 256),
         stem_type="deep",
         stem_width=12,
@@ -38,5 +38,8 @@ def atelier_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
         **kwargs,
     )
     # open_clip asks for a spatial feature size to tell ConvNets from token models.
-    model.default_cfg = {"pool_size": (3, 3), "input_size": (3, 96, 96)}
+    model.default_cfg = {  # type: ignore[assignment]  # a plain attribute on every timm model
+        "pool_size": (3, 3),
+        "input_size": (3, 96, 96),
+    }
     return model

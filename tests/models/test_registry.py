@@ -19,6 +19,7 @@ from torch import nn
 from models import registry as registry_module
 from models.catalog import LoadContext, ModelRow
 from models.errors import DeviceError, InputError, WeightsError
+from models.jobs import Job, Step, run_to_end
 from models.registry import Registry, measured_bytes, pick_device
 from models.weights import Embedded, Hub, WeightFile
 
@@ -377,21 +378,31 @@ def test_the_half_built_model_is_gone_before_the_second_try() -> None:
     assert alive == [False]
 
 
-def test_run_tries_once_more_when_memory_runs_out_in_use() -> None:
+def test_a_job_starts_over_once_when_memory_runs_out_in_use() -> None:
     registry = Shelf({"a": 1, "idle": 1}).registry()
     registry.preload(["idle"])
     fail = _fails_first(1, MemoryError)
 
-    def work(model: Fake) -> str:
+    def work(model: Fake) -> Job[str]:
+        yield Step(0.5, "half")
         fail(model.name)
         return model.name
 
-    assert registry.run("a", work) == "a"
+    def hopeless(model: Fake) -> Job[str]:
+        yield Step(0.5, "half")
+        raise MemoryError
+
+    def wrong(model: Fake) -> Job[str]:
+        yield Step(1 / 0, "never")
+        return model.name
+
+    assert run_to_end(registry.job("a", work)) == "a"
     assert loaded(registry) == {"a"}
     with pytest.raises(DeviceError, match="used up"):
-        registry.run("a", lambda model: _fails_first(1, MemoryError)("a"))
+        run_to_end(registry.job("a", hopeless))
     with pytest.raises(ZeroDivisionError):  # the user's own errors pass unchanged
-        registry.run("a", lambda model: 1 / 0)
+        run_to_end(registry.job("a", wrong))
+    assert [s.state for s in registry.status() if s.name == "a"] == ["ready"], "pinned no more"
 
 
 # -------------------------------------------------------------- unload, status, loading, eager

@@ -33,7 +33,8 @@ def test_a_batch_asks_what_its_pictures_show(world: clip.World) -> None:
     kinds = [PLAN.singles, PLAN.crowds, PLAN.faces]
     singles, crowds, faces = (part for part in batch.answers.split(kinds))
     assert batch.pictures.shape == (sum(kinds), 3, 48, 48)
-    assert 0 <= batch.pictures.min() and batch.pictures.max() <= 1
+    assert batch.pictures.min() >= 0
+    assert batch.pictures.max() <= 1
     assert torch.equal(singles.sum(1), torch.ones(PLAN.singles)), "one right answer"
     assert torch.allclose(crowds.sum(1), torch.ones(PLAN.crowds)), "shared among the objects"
     assert not faces.any(), "a face is asked for its attributes, not its emoji"

@@ -161,7 +161,8 @@ def test_phrases_are_spans_of_the_caption_and_cover_every_object(bank: sprites.S
         assert named == (chosen.concept[index] >= 0).nonzero().flatten().tolist()
         for phrase in caption.phrases:
             words = caption.text[phrase.begin : phrase.end]
-            assert words and words == words.strip()
+            assert words
+            assert words == words.strip()
 
 
 def two_objects(first: tuple[float, float], second: tuple[float, float]) -> scenes.Scenes:
@@ -195,8 +196,10 @@ def test_sizes_and_tints_are_said_of_the_right_object() -> None:
     scene = two_objects((0.2, 0.5), (0.8, 0.5))
     caption = scenes.describe(scene, 0, CONCEPTS, random.Random(1), attributes=1.0, relation=0)
     first, second = (caption.text[p.begin : p.end] for p in caption.phrases)
-    assert "red" in first and any(word in first for word in scenes.SIZE_WORDS[-1])
-    assert "red" not in second and any(word in second for word in scenes.SIZE_WORDS[1])
+    assert "red" in first
+    assert any(word in first for word in scenes.SIZE_WORDS[-1])
+    assert "red" not in second
+    assert any(word in second for word in scenes.SIZE_WORDS[1])
 
 
 @pytest.mark.parametrize(

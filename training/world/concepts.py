@@ -24,7 +24,18 @@ from pathlib import Path
 from .sources import FAMILIES, SYNONYMS_PACKAGE, icon_svg, npm_package
 
 PATH = Path(__file__).resolve().parents[2] / "assets" / "world" / "concepts.json"
-GROUPS = ["smileys", "people", "component", "animals", "food", "travel", "activities", "objects", "symbols", "flags"]
+GROUPS = [
+    "smileys",
+    "people",
+    "component",
+    "animals",
+    "food",
+    "travel",
+    "activities",
+    "objects",
+    "symbols",
+    "flags",
+]
 GENERIC_FLAGS = {"1f3c1", "1f6a9", "1f38c", "1f3f4", "1f3f3", "1f3f3-200d-1f308",
                  "1f3f3-200d-26a7", "1f3f4-200d-2620"}  # fmt: skip
 CLOCK = re.compile(r"(o’clock|-thirty)$")
