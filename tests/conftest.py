@@ -74,7 +74,7 @@ def browser() -> Iterator[Any]:
 
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
-        pytest.fail("Browser tests need Chromium; run `make chromium` or set CHROMIUM to its path.")
+        pytest.fail("Browser tests need Chromium; run `make test`, which installs it, or set CHROMIUM to its path.")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
         yield chromium
@@ -95,7 +95,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., tuple[Any, Watch]]]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(45_000)
         watch = Watch(urlsplit(url).netloc)
         page.on("request", lambda request: _note_external(watch, request.url))
         page.on("websocket", lambda socket: _note_external(watch, socket.url))
