@@ -30,6 +30,10 @@ CLIP_MINI_FILES = (
     WeightFile("model.safetensors", 6 * MB, sha256=""),
     WeightFile("open_clip_config.json", 1_000, sha256=""),
 )
+CLIP_MINI_CRITIC_FILES = (
+    WeightFile("model.safetensors", 6 * MB, sha256=""),
+    WeightFile("open_clip_config.json", 1_000, sha256=""),
+)
 
 
 @dataclass(frozen=True)
@@ -146,18 +150,36 @@ def _openai(
     )
 
 
-_ROWS = (
-    ModelRow(
-        name="clip-mini",
-        title="CLIP mini",
-        task="clip",
+def _mini(name: str, title: str, task: str, files: tuple[WeightFile, ...], knows: str) -> ModelRow:
+    return ModelRow(
+        name=name,
+        title=title,
+        task=task,
         family="mini",
         preset="clip-mini",
-        source=Embedded(ASSETS / "clip-mini"),
-        files=CLIP_MINI_FILES,
+        source=Embedded(ASSETS / name),
+        files=files,
         licence="Apache-2.0",
-        knows="About 1,600 emoji things, drawn faces and 99 kinds of photographed things; any words.",
+        knows=knows,
         load=_load_mini,
+    )
+
+
+_ROWS = (
+    _mini(
+        "clip-mini",
+        "CLIP mini",
+        "clip",
+        CLIP_MINI_FILES,
+        "About 1,600 emoji things, drawn faces and 99 kinds of photographed things; any words.",
+    ),
+    # One architecture, other weights: its gradients carry shape, so it is optimised against.
+    _mini(
+        "clip-mini-critic",
+        "CLIP mini critic",
+        "critic",
+        CLIP_MINI_CRITIC_FILES,
+        "What CLIP mini knows, less sharply; made to be optimised against.",
     ),
     _openai(
         "clip-vit-b-32",

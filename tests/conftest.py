@@ -74,7 +74,9 @@ def browser() -> Iterator[Any]:
 
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
-        pytest.fail("Browser tests need Chromium; run `make test`, which installs it, or set CHROMIUM to its path.")
+        pytest.fail(
+            "Browser tests need Chromium; run `make test`, which installs it, or set CHROMIUM to its path."
+        )
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
         yield chromium

@@ -535,7 +535,7 @@ def plan_of(options: argparse.Namespace) -> ClipTraining:
     plan = ClipTraining.smoke() if options.preset == "smoke" else ClipTraining.mini()
     plan = replace(plan, seed=options.seed, attack=options.attack)
     if options.steps:
-        plan = replace(plan, steps=options.steps)
+        plan = replace(plan, steps=options.steps, warmup=min(plan.warmup, options.steps // 10))
     if options.rate:
         plan = replace(plan, rate=options.rate, text_rate=options.rate / 4)
     if options.full_size:

@@ -5,7 +5,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,19 +15,16 @@ from training.clip_evaluation import Figure
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "assets" / "weights"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-EVALUATIONS: dict[str, Callable[[Path], object]] = {
+EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "clip-mini": clip_evaluation.evaluate,
-    "clip-mini-critic": clip_evaluation.evaluate,
+    "clip-mini-critic": clip_evaluation.evaluate_critic,
 }
-ASCENT_PROMPTS = (
-    "strawberry", "cat face", "sunflower", "fish", "umbrella", "rocket", "guitar", "house",
-)  # fmt: skip
 
 
 def measure(name: str, directory: Path) -> list[Figure]:
     """Run the evaluation, printing each figure as it comes."""
     figures = []
-    for figure in EVALUATIONS[name](directory):  # type: ignore[attr-defined]
+    for figure in EVALUATIONS[name](directory):
         print(figure.row(), flush=True)
         figures.append(figure)
     return figures
@@ -62,7 +59,7 @@ def draw_ascent(directory: Path) -> None:
     from models.clip import load_mini
 
     encoder = load_mini(directory, torch.device("cpu"), torch.float32)
-    pictures = clip_evaluation.ascend(encoder, list(ASCENT_PROMPTS))
+    pictures = clip_evaluation.ascend(encoder, list(clip_evaluation.ASCENT_PROMPTS))
     side = 2 * pictures[0].width
     sheet = Image.new("RGB", (4 * side, 2 * side))
     for index, picture in enumerate(pictures):
