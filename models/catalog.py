@@ -27,12 +27,16 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets" / "weights"
 
 # Every training writes new files; `sha256sum assets/weights/clip-mini/*` prints what belongs here.
 CLIP_MINI_FILES = (
-    WeightFile("model.safetensors", 6 * MB, sha256=""),
-    WeightFile("open_clip_config.json", 1_000, sha256=""),
-)
-CLIP_MINI_CRITIC_FILES = (
-    WeightFile("model.safetensors", 6 * MB, sha256=""),
-    WeightFile("open_clip_config.json", 1_000, sha256=""),
+    WeightFile(
+        "model.safetensors",
+        5_945_642,
+        "eff6a2ea76f2fb79eeb502dc03892954b741726debe43ad12a1a31c0a08fafb2",
+    ),
+    WeightFile(
+        "open_clip_config.json",
+        567,
+        "a27ccba845a91719a33b4640539434f15208f518505feeeca8aa8b1d33a61f81",
+    ),
 )
 
 
@@ -172,14 +176,6 @@ _ROWS = (
         "clip",
         CLIP_MINI_FILES,
         "About 1,600 emoji things, drawn faces and 99 kinds of photographed things; any words.",
-    ),
-    # One architecture, other weights: its gradients carry shape, so it is optimised against.
-    _mini(
-        "clip-mini-critic",
-        "CLIP mini critic",
-        "critic",
-        CLIP_MINI_CRITIC_FILES,
-        "What CLIP mini knows, less sharply; made to be optimised against.",
     ),
     _openai(
         "clip-vit-b-32",

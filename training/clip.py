@@ -521,7 +521,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--attack",
         type=float,
         default=0.0,
-        help="L2 radius of adversarial training; 2.5 makes clip-mini-critic",
+        help="L2 radius of adversarial training, for gradients that carry shape",
     )
     parser.add_argument("--start", type=Path, help="begin with these weights (model.safetensors)")
     parser.add_argument("--rate", type=float, help="learning rate of the image tower")

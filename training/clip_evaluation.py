@@ -266,26 +266,6 @@ def evaluate(directory: Path) -> Iterator[Figure]:
     yield from latency(encoder)
 
 
-def evaluate_critic(directory: Path) -> Iterator[Figure]:
-    """How well the critic still recognises, and whether another model reads what it draws."""
-    encoder = load_mini(directory, torch.device("cpu"), torch.float32)
-    emoji = Emoji(encoder)
-    for family in (FAMILIES[0], *(f for f in FAMILIES if not f.trained)):
-        image, concept = emoji.draw(sprites.load_bank((family,)), SEED)
-        hit = (image @ emoji.names.T).argmax(1) == concept
-        yield Figure(f"top-1 of {len(emoji.names)} names, {family.name}",
-                     float(hit.float().mean() * 100), None)  # fmt: skip
-    judge = load_mini(directory.with_name("clip-mini"), torch.device("cpu"), torch.float32)
-    names = judge.encode_text([concept.name for concept in emoji.concepts])
-    found = judge.encode_image(ascend(encoder, list(ASCENT_PROMPTS))) @ names.T
-    wanted = [[c.name for c in emoji.concepts].index(prompt) for prompt in ASCENT_PROMPTS]
-    rank = (found > found.gather(1, torch.tensor(wanted)[:, None])).sum(1) + 1
-    yield Figure(f"pictures by gradient ascent ({len(wanted)} prompts) that clip-mini ranks first",
-                 float((rank == 1).float().mean() * 100), None)  # fmt: skip
-    yield Figure("median rank of the prompt among all names, seen by clip-mini",
-                 float(rank.float().median()), None, "")  # fmt: skip
-
-
 def ascend(
     encoder: ClipEncoder, prompts: list[str], steps: int = 150, seed: int = 0
 ) -> list[Image.Image]:

@@ -17,7 +17,6 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "assets" / "weights"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "clip-mini": clip_evaluation.evaluate,
-    "clip-mini-critic": clip_evaluation.evaluate_critic,
 }
 
 
