@@ -67,11 +67,12 @@ QUIET: dict[str, Any] = {
 }
 _START = "cat-and-dog"
 _CAPTIONS = (
-    "a cat and a dog\na sunflower\nsomething to eat\na rocket flying to the moon\n"
-    "musical instruments\na spotted dog\nanimals of the sea\na bicycle and a car"
+    "a cat and a dog\na sunflower\na pizza\na rocket near the moon\n"
+    "a guitar and a violin\na pizza, an apple and a banana\nan octopus and a fish\n"
+    "a bicycle and a car"
 )
 _MATCH_EXAMPLES = (
-    "cat-and-dog", "sunflower", "pizza", "lift-off", "concert", "dalmatian", "under-the-sea",
+    "cat-and-dog", "sunflower", "pizza", "lift-off", "concert", "picnic", "under-the-sea",
     "on-the-road",
 )  # fmt: skip
 
@@ -577,7 +578,7 @@ def _build_search(atelier: Atelier, model: gr.Dropdown) -> share.Field:
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             query = gr.Textbox(
-                "something that flies", label="Query", info="Any words; Enter searches.",
+                "a sailing boat", label="Query", info="Any words; Enter searches.",
                 max_lines=1,
             )  # fmt: skip
             with gr.Row():
