@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -71,7 +72,7 @@ def examples() -> Mapping[str, Example]:
 @lru_cache(maxsize=1)
 def collection() -> Collection:
     """The search collection, cut from its sheets at first use."""
-    index = json.loads((SEARCH_DIR / "index.json").read_text(encoding="utf-8"))
+    index = _search_index()
     side, columns = index["tile"], index["columns"]
     sheets = {
         file: Image.open(SEARCH_DIR / file).convert("RGB")
@@ -88,10 +89,15 @@ def collection() -> Collection:
     )
 
 
-@lru_cache(maxsize=1)
 def collection_size() -> int:
     """How many pictures the collection has, without opening them."""
-    return len(json.loads((SEARCH_DIR / "index.json").read_text(encoding="utf-8"))["pictures"])
+    return len(_search_index()["pictures"])
+
+
+@lru_cache(maxsize=1)
+def _search_index() -> dict[str, Any]:
+    index: dict[str, Any] = json.loads((SEARCH_DIR / "index.json").read_text(encoding="utf-8"))
+    return index
 
 
 @lru_cache(maxsize=1)
@@ -107,7 +113,8 @@ def label_lists() -> Mapping[str, tuple[str, ...]]:
         if len(names) > MAX_LABELS:
             names = [name for name in names if " " not in name]
         lists[title] = tuple(dict.fromkeys(names))[:MAX_LABELS]
-    pictures = json.loads((SEARCH_DIR / "index.json").read_text(encoding="utf-8"))["pictures"]
-    photographed = [row["name"] for row in pictures if row["sheet"] == "photos.webp"]
+    photographed = [
+        row["name"] for row in _search_index()["pictures"] if row["sheet"] == "photos.webp"
+    ]
     lists["Photographed things"] = tuple(dict.fromkeys(photographed))
     return lists

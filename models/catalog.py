@@ -109,8 +109,6 @@ def _load_mini(row: ModelRow, context: LoadContext) -> Any:
     assert isinstance(row.source, Embedded)
     for file in row.files:
         weights.verify(row.source.directory / file.name, file.sha256)
-    weights.check_safetensors(row.source.directory / "model.safetensors")
-    weights.minilm_directory()  # verified here, read by load_mini
     context.report(0.5, f"Loading {row.title}")
     return load_mini(row.source.directory, context.device, context.dtype)
 

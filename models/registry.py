@@ -159,18 +159,14 @@ class Registry:
         Raises:
             DeviceError: memory ran out again.
         """
-        try:
-            return work()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        # Outside the except block: the traceback, which holds half-built tensors, is gone by now.
-        self._evict_all_idle()
-        try:
-            return work()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+        for _ in range(2):
+            try:
+                return work()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the except block: the traceback, which holds half-built tensors, is gone.
+            self._evict_all_idle()
         raise self._used_up()
 
     def _used_up(self) -> DeviceError:

@@ -27,16 +27,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.catalog import ASSETS
 from models.clip.encoder import mini_skeleton
 from models.weights import minilm_directory
 from training.text_features import minilm_features
 from training.world import avatars, compose, scenes, sprites, vocabulary
 from training.world.concepts import Concept, load
 from training.world.photos import Photos, load_photos
-from training.world.sources import CACHE, FAMILIES
+from training.world.sources import CACHE, TRAINED
 
 Project = Callable[[Tensor], Tensor]  # (N, 384) MiniLM features -> (N, D) unit vectors
-DIRECTORY = Path(__file__).resolve().parents[1] / "assets" / "weights" / "clip-mini"
+DIRECTORY = ASSETS / "clip-mini"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class ClipTraining:
 
     @staticmethod
     def mini() -> "ClipTraining":
-        """The run that made the embedded weights."""
+        """The last and longest stage of the embedded weights (their card tells the rest)."""
         return ClipTraining()
 
     @staticmethod
@@ -130,8 +131,7 @@ class Material:
     @staticmethod
     def everything() -> "Material":
         """All trained families with their drawings, and the photographs."""
-        trained = tuple(family for family in FAMILIES if family.trained)
-        return Material(sprites.with_drawings(sprites.load_bank(trained)), load_photos())
+        return Material(sprites.with_drawings(sprites.load_bank(TRAINED)), load_photos())
 
 
 class World:
@@ -180,8 +180,7 @@ class World:
         )
 
     def _drawn(self, chosen: scenes.Scenes, generator: torch.Generator) -> Tensor:
-        layout = replace(chosen.layout, sprite=self.table.choose(chosen.concept, generator))
-        return self.composer.render(layout, generator)
+        return self.composer.render(self.table.lay_out(chosen, generator), generator)
 
     def _answers(self, concept: Tensor) -> Tensor:
         """(N, K) concepts, -1 for none -> (N, R) equal shares."""
@@ -328,21 +327,17 @@ def attacked(
     size = batch.pictures.shape[-1]
     reach = radius * size / 96  # the L2 norm of a like disturbance grows with the side
     noise = torch.randn(batch.pictures.shape, generator=generator).to(batch.pictures.device)
-    start = batch.pictures + 0.5 * reach * _unit(noise)
+    start = batch.pictures + 0.5 * reach * compose.unit_length(noise)
     start = start.clamp(0, 1).requires_grad_(True)
     loss = clip_loss(model, replace(batch, pictures=start), world, generator)
     (gradient,) = torch.autograd.grad(loss, start)
     length = reach * torch.rand(len(start), 1, 1, 1, generator=generator).to(start.device).sqrt()
-    moved = start.detach() + length * _unit(gradient)
+    moved = start.detach() + length * compose.unit_length(gradient)
     # Project back onto the ball around the clean picture.
     offset = moved - batch.pictures
     norm = offset.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     offset = offset * (reach / norm.clamp(min=1e-9)).clamp(max=1)
     return replace(batch, pictures=(batch.pictures + offset).clamp(0, 1))
-
-
-def _unit(direction: Tensor) -> Tensor:
-    return direction / direction.flatten(1).norm(dim=1).clamp(min=1e-9).view(-1, 1, 1, 1)
 
 
 def learning_rate(step: int, plan: ClipTraining) -> float:

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from models.jobs import run_to_end
 from training.world import avatars, compose, scenes, sprites
 from training.world.concepts import Concept, load
 from training.world.photos import load_photos
-from training.world.sources import FAMILIES
+from training.world.sources import FAMILIES, TRAINED
 
 SEED = 777_000  # training seeds are 2024 * 1_000_003 + step and the pools' 2024
 SIZE = 96
@@ -73,6 +74,11 @@ class Emoji:
         self.photos = photos.rgb[(photos.category < 0) & photos.test]
         self.mirrors = scenes.mirror_rule(self.concepts)
 
+    @cached_property
+    def trained(self) -> sprites.SpriteBank:
+        """The sprites of all trained families."""
+        return sprites.load_bank(TRAINED)
+
     def draw(self, bank: sprites.SpriteBank, seed: int) -> tuple[Tensor, Tensor]:
         """One picture of every sprite: features (N, D) and concepts (N,)."""
         generator = torch.Generator().manual_seed(seed)
@@ -107,8 +113,7 @@ class Emoji:
         """Top-1 when a concept's name is replaced by a synonym no training text contained."""
         pairs = [(row, word) for row, c in enumerate(self.concepts) for word in c.unseen_synonyms]
         words = self.encoder.encode_text([word for _, word in pairs])
-        bank = sprites.load_bank(tuple(family for family in FAMILIES if family.trained))
-        image, concept = self.draw(bank, SEED + 1)
+        image, concept = self.draw(self.trained, SEED + 1)
         logits = image @ self.names.T  # (N, C)
         hits = []
         for (row, _), word in zip(pairs, words, strict=True):
@@ -170,13 +175,13 @@ def _two_way(
 
 def retrieval(encoder: ClipEncoder, emoji: Emoji, count: int = 1000) -> Iterator[Figure]:
     """R@1 between scenes of three objects and their captions, both ways."""
-    bank = sprites.load_bank(tuple(family for family in FAMILIES if family.trained))
+    bank = emoji.trained
     table = scenes.SpriteTable(bank, len(emoji.concepts))
     generator = torch.Generator().manual_seed(SEED + 2)
     chosen = scenes.crowded_scenes(count, (3, 3), table.drawn, emoji.mirrors, generator)
     chance = random.Random(SEED)
     texts = [scenes.describe(chosen, i, emoji.concepts, chance).text for i in range(count)]
-    layout = replace(chosen.layout, sprite=table.choose(chosen.concept, generator))
+    layout = table.lay_out(chosen, generator)
     composer = compose.Composer(bank.rgba, emoji.photos, SIZE, torch.device("cpu"))
     rows = [
         features(encoder, composer.render(layout.select(index), generator))
@@ -200,7 +205,7 @@ def pairs(
         count, (2, 2), table.drawn, emoji.mirrors, generator, repeat=0.0, tinted=0.0
     )
     chosen = chosen.select((chosen.concept[:, 0] != chosen.concept[:, 1]).nonzero().squeeze(1))
-    layout = replace(chosen.layout, sprite=table.choose(chosen.concept, generator))
+    layout = table.lay_out(chosen, generator)
     composer = compose.Composer(bank.rgba, emoji.photos, 2 * SIZE, torch.device("cpu"))
     for index in range(len(chosen)):
         one = layout.select(torch.tensor([index]))
@@ -268,8 +273,7 @@ def evaluate(directory: Path) -> Iterator[Figure]:
     yield emoji.synonyms()
     yield from photographs(encoder)
     yield from retrieval(encoder, emoji)
-    trained = sprites.load_bank(tuple(family for family in FAMILIES if family.trained))
-    yield relevance_peaks(encoder, emoji, trained)
+    yield relevance_peaks(encoder, emoji, emoji.trained)
     yield from avatar_traits(encoder)
     yield from latency(encoder)
 
@@ -292,8 +296,8 @@ def ascend(
         copies = torch.cat([_moved(canvas, generator) for _ in range(8)])
         image = encoder.image_features(encoder.normalize(copies))
         (gradient,) = torch.autograd.grad((image * target.repeat(8, 1)).sum(), canvas)
-        unit = gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-9).view(-1, 1, 1, 1)
-        canvas = (canvas.detach() + 1.5 * (1 - step / steps) * unit).clamp(0, 1)
+        length = 1.5 * (1 - step / steps)
+        canvas = (canvas.detach() + length * compose.unit_length(gradient)).clamp(0, 1)
     return [to_pil_image(picture) for picture in canvas]
 
 

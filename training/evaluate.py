@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from PIL import Image
 
+from models.catalog import ASSETS
+from models.clip import load_mini
 from training import clip_evaluation
 from training.clip_evaluation import Figure
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "assets" / "weights"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "clip-mini": clip_evaluation.evaluate,
@@ -53,10 +55,6 @@ def write_card(directory: Path, figures: list[Figure], seconds: float) -> None:
 
 def draw_ascent(directory: Path) -> None:
     """Save the eight pictures that gradient ascent finds, in one row of tiles."""
-    from PIL import Image
-
-    from models.clip import load_mini
-
     encoder = load_mini(directory, torch.device("cpu"), torch.float32)
     pictures = clip_evaluation.ascend(encoder, list(clip_evaluation.ASCENT_PROMPTS))
     side = 2 * pictures[0].width
@@ -76,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--card", action="store_true", help="write the figures into card.md")
     parser.add_argument("--ascent", action="store_true", help="draw gradient ascent on pixels too")
     options = parser.parse_args(arguments)
-    directory = options.weights or WEIGHTS / options.model
+    directory = options.weights or ASSETS / options.model
     if options.exact:
         print(clip_evaluation.half_precision_loss(directory, options.exact).row())
         return

@@ -26,7 +26,6 @@ TILE = 128
 COLUMNS = 20
 PER_GROUP = 40
 PHOTOS_PER_CATEGORY = 2
-PHOTO_CREDIT = "Caltech-101 (Li, Andreeto, Ranzato, Perona), CC BY 4.0"
 FAMILIES = tuple(
     family for family in sources.FAMILIES if family.name in ("noto", "twemoji", "fluent")
 )
@@ -119,7 +118,7 @@ def write_examples(folder: Path) -> None:
     for photo in PHOTOS:
         title = photos.category_name(photo.folder)
         picture = Image.open(photo_path(photo.folder, photo.number)).convert("RGB")
-        rows.append(_save_example(folder, title, picture, photo.labels, PHOTO_CREDIT))
+        rows.append(_save_example(folder, title, picture, photo.labels, photos.CREDIT))
     for index, scene in enumerate(SCENES):
         family = family_named(scene.objects[0][1])
         picture = draw_scene(scene, hue=index / len(SCENES))
@@ -146,11 +145,11 @@ def photo_tiles() -> Iterator[tuple[str, Image.Image, str]]:
     """The first test pictures of every category, cropped to a square: name, tile, credit."""
     root = sources.CACHE / "101_ObjectCategories"
     for folder in photos.folders(root):
-        tests = (p for p in sorted((root / folder).glob("*.jpg")) if int(p.stem[-4:]) % 5 == 0)
+        tests = (p for p in sorted((root / folder).glob("*.jpg")) if photos.is_test(p))
         for path, _ in zip(tests, range(PHOTOS_PER_CATEGORY)):
             picture = Image.open(path).convert("RGB")
             tile = ImageOps.fit(picture, (TILE, TILE), Image.Resampling.LANCZOS)
-            yield photos.category_name(folder), tile, PHOTO_CREDIT
+            yield photos.category_name(folder), tile, photos.CREDIT
 
 
 def emoji_tiles(chance: random.Random) -> Iterator[tuple[str, Image.Image, str]]:

@@ -2,7 +2,6 @@
 
 import argparse
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torchvision.utils import make_grid
 from . import avatars, compose, scenes, sprites
 from .concepts import load
 from .photos import load_photos
-from .sources import FAMILIES
+from .sources import TRAINED
 
 
 def contact_sheet(seed: int, size: int = 128) -> tuple[Tensor, list[str]]:
@@ -24,9 +23,7 @@ def contact_sheet(seed: int, size: int = 128) -> tuple[Tensor, list[str]]:
     """
     generator = torch.Generator().manual_seed(seed)
     concepts, photos = load(), load_photos()
-    bank = sprites.with_drawings(
-        sprites.load_bank(tuple(family for family in FAMILIES if family.trained))
-    )
+    bank = sprites.with_drawings(sprites.load_bank(TRAINED))
     drawn = bank.select(bank.style > 0)
     mirrors = scenes.mirror_rule(concepts)
     backgrounds = photos.rgb[photos.category < 0]
@@ -34,7 +31,7 @@ def contact_sheet(seed: int, size: int = 128) -> tuple[Tensor, list[str]]:
     def render(part: sprites.SpriteBank, chosen: scenes.Scenes) -> Tensor:
         table = scenes.SpriteTable(part, len(concepts))
         composer = compose.Composer(part.rgba, backgrounds, size, torch.device("cpu"))
-        layout = replace(chosen.layout, sprite=table.choose(chosen.concept, generator))
+        layout = table.lay_out(chosen, generator)
         return compose.disturb(composer.render(layout, generator), generator)
 
     def some(count: int) -> Tensor:

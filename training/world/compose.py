@@ -78,6 +78,12 @@ def uniform(generator: torch.Generator, shape: tuple[int, ...], low: float, high
     return torch.rand(shape, generator=generator) * (high - low) + low
 
 
+def unit_length(directions: Tensor) -> Tensor:
+    """(N, ...) -> the same directions, each picture's scaled to an L2 norm of 1."""
+    norm = directions.flatten(1).norm(dim=1).clamp(min=1e-9)
+    return directions / norm.view(-1, *[1] * (directions.ndim - 1))
+
+
 def mipmaps(rgba: Tensor) -> list[Tensor]:
     """(N, 4, 96, 96) uint8 -> the same at 96, 48 and 24 px, uint8."""
     levels = [rgba]
@@ -273,26 +279,25 @@ def mask_boxes(masks: Tensor) -> Tensor:
     return boxes * masks.flatten(2).any(2)[..., None]
 
 
-def disturb(pictures: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
+def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Light, colour, blur and noise as cameras and screens add them; in place where possible.
 
     Args:
         pictures: (N, 3, H, W) float32 in [0, 1].
-        strength: 0 leaves the pictures as they are, 1 is the training strength.
     """
     count, device = len(pictures), pictures.device
     shape = (count, 1, 1, 1)
-    gain = 1 + strength * uniform(generator, (count, 3, 1, 1), -0.15, 0.15)
-    contrast = 1 + strength * uniform(generator, shape, -0.3, 0.3)
-    bright = strength * uniform(generator, shape, -0.12, 0.12)
+    gain = 1 + uniform(generator, (count, 3, 1, 1), -0.15, 0.15)
+    contrast = 1 + uniform(generator, shape, -0.3, 0.3)
+    bright = uniform(generator, shape, -0.12, 0.12)
     pictures = pictures.mul_((gain * contrast).to(device))
     pictures.add_((0.5 * (1 - contrast) + bright).to(device))
-    blurred = (torch.rand(count, generator=generator) < 0.25 * strength).nonzero().squeeze(1)
+    blurred = (torch.rand(count, generator=generator) < 0.25).nonzero().squeeze(1)
     blurred = blurred.to(device)
     if len(blurred):
         soft = F.avg_pool2d(F.pad(pictures[blurred], (1, 1, 1, 1), mode="replicate"), 3, 1)
         pictures[blurred] = soft
-    noisy = (torch.rand(count, generator=generator) < 0.25 * strength).nonzero().squeeze(1)
+    noisy = (torch.rand(count, generator=generator) < 0.25).nonzero().squeeze(1)
     if len(noisy):
         level = uniform(generator, (len(noisy), 1, 1, 1), 0.01, 0.08)
         noise = torch.randn((len(noisy), *pictures.shape[1:]), generator=generator) * level

@@ -1,7 +1,7 @@
 """Emoji scenes: what stands where, and sentences that say so truthfully, phrase by phrase."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,10 @@ class SpriteTable:
         draw = torch.rand(concept.shape, generator=generator)
         pick = (draw * self.count[safe]).long()
         return torch.where(concept >= 0, self.sprites[safe, pick], -1)
+
+    def lay_out(self, scenes: "Scenes", generator: torch.Generator) -> Layout:
+        """The scenes' layout with a random sprite for each object."""
+        return replace(scenes.layout, sprite=self.choose(scenes.concept, generator))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("fluent-flat", "@iconify-json/fluent-emoji-flat@1.2.6", "MIT", "Microsoft", False),
     Family("fluent", "@iconify-json/fluent-emoji@1.2.7", "MIT", "Microsoft", False),
 )
+TRAINED = tuple(family for family in FAMILIES if family.trained)
 SYNONYMS_PACKAGE = "emojibase-data@17.0.0"
 
 

@@ -132,7 +132,7 @@ def with_drawings(bank: SpriteBank) -> SpriteBank:
     """The bank and, beside the clean sprites, stroke renderings of every fourth one.
 
     Outlines, loose strokes and few-stroke paintings take turns, so that drawings are a fifth of
-    what the model sees and every concept has one.
+    what the model sees.
     """
     path = CACHE / "sprites" / f"drawings-{len(bank)}-{SIDE}.safetensors"
     chosen = torch.arange(0, len(bank), DRAWN_EVERY)
