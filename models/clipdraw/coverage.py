@@ -1,0 +1,299 @@
+"""How much of each pixel a stroke covers, and how that changes with the stroke's parameters.
+
+Nothing here visits a pixel that a path does not touch: cubics become few chords, a chord becomes
+one interval of pixels per row, and only these intervals are expanded. Everything is a structure of
+flat tensors, because gathering single columns is several times cheaper than gathering rows.
+
+The distance is that to the nearest point of the true curve (a Newton step from its chord), the
+coverage the exact area that a straight strip of the stroke's width has in the pixel there.
+
+The derivatives hold the parameter t of the nearest point fixed. That is exact: where t minimises
+the distance, the distance does not change with t to first order (the envelope theorem).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+HALF_DIAGONAL = 0.7072  # from a pixel's centre to its corner, rounded up
+MOST_PIECES = 4096  # of one cubic; reached by coordinates of a million pixels
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Q chords of flattened cubics, in the cubics' order.
+
+    Attributes:
+        cubic: (Q,) which cubic a chord belongs to.
+        ax, ay, dx, dy: (Q,) where it starts, and from there to its end, in pixels.
+        t, dt: (Q,) the curve's parameter at its start, and how much of it the chord spans.
+        error: (Q,) bound of the distance between chord and curve in pixels.
+    """
+
+    cubic: Tensor
+    ax: Tensor
+    ay: Tensor
+    dx: Tensor
+    dy: Tensor
+    t: Tensor
+    dt: Tensor
+    error: Tensor
+
+
+def flatten(cubics: Tensor, tolerance: Tensor) -> Pieces:
+    """As many chords of equal parameter length as keep within `tolerance` (S,) of (S, 4, 2)."""
+    bend = cubics[:, :-2] - 2 * cubics[:, 1:-1] + cubics[:, 2:]  # (S, 2, 2) second differences
+    # A chord over dt is at most |B''| dt^2 / 8 away, and |B''| is at most 6 times the largest bend.
+    error = 0.75 * bend.norm(dim=-1).amax(-1)  # (S,) with one piece
+    counts = (error / tolerance).sqrt().ceil().clamp(1, MOST_PIECES)
+    cubic, place = ragged(counts.long())
+    dt = counts.reciprocal()[cubic]
+    controls = cubics.reshape(-1, 8).T.index_select(1, cubic)  # (8, Q)
+    count = counts[cubic]
+    ax, ay = point_at(controls, place / count)
+    bx, by = point_at(controls, (place + 1) / count)
+    return Pieces(
+        cubic, ax, ay, bx - ax, by - ay, place / count, dt, (error / counts.square())[cubic]
+    )
+
+
+def ragged(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Expands counts (2, 0, 1) into owners (0, 0, 2) and places within the owner (0, 1, 0)."""
+    owner = torch.repeat_interleave(counts)
+    first = counts.cumsum(0) - counts
+    place = torch.arange(len(owner), device=counts.device) - first.index_select(0, owner)
+    return owner, place
+
+
+def bernstein(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four cubic Bernstein polynomials; exactly (1, 0, 0, 0) at 0 and (0, 0, 0, 1) at 1."""
+    u = 1 - t
+    tt, uu = t * t, u * u
+    return uu * u, 3 * uu * t, 3 * u * tt, tt * t
+
+
+def point_at(controls: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """x and y at parameter t (Q,) of cubics whose control points are (x0, y0, ..., x3, y3)."""
+    weights = bernstein(t)
+    x = sum(w * c for w, c in zip(weights, controls[0::2]))
+    y = sum(w * c for w, c in zip(weights, controls[1::2]))
+    assert isinstance(x, Tensor)
+    assert isinstance(y, Tensor)
+    return x, y
+
+
+@dataclass(frozen=True)
+class Spans:
+    """M intervals of pixels, sorted by row and within a row by path.
+
+    Attributes:
+        piece: (M,) the chord they are near to.
+        row, column: (M,) int64 the interval's first pixel.
+        count: (M,) int64 its length.
+    """
+
+    piece: Tensor
+    row: Tensor
+    column: Tensor
+    count: Tensor
+
+    def __getitem__(self, part: slice) -> Spans:
+        return Spans(self.piece[part], self.row[part], self.column[part], self.count[part])
+
+
+def spans_of(pieces: Pieces, radius: Tensor, canvas: tuple[int, int]) -> Spans:
+    """The pixels whose centre is within `radius` (Q,) of each chord, row by row."""
+    width, height = canvas
+    flip = pieces.dy < 0
+    ay = torch.where(flip, pieces.ay + pieces.dy, pieces.ay)  # the upper end
+    ax = torch.where(flip, pieces.ax + pieces.dx, pieces.ax)
+    dx = torch.where(flip, -pieces.dx, pieces.dx)
+    dy = pieces.dy.abs()
+    first = (ay - radius - 0.5).ceil().clamp(0, height)
+    end = ((ay + dy + radius - 0.5).floor() + 1).clamp(0, height)
+    beside = (torch.minimum(ax, ax + dx) - radius > width) | (torch.maximum(ax, ax + dx) < -radius)
+    rows = (end - first).clamp(min=0).masked_fill(beside, 0).long()
+    piece, place = ragged(rows)
+    row = place + first.long().index_select(0, piece)
+
+    ax, ay, dx, dy, r = (v.index_select(0, piece) for v in (ax, ay, dx, dy, radius))
+    y = row + 0.5 - ay  # below the upper end
+    tiny = torch.finfo(y.dtype).tiny
+    reach = r * dx / (dx * dx + dy * dy).sqrt().clamp(min=tiny)
+    dy_safe = dy.clamp(min=tiny**0.5)
+
+    def side(sign: int) -> Tensor:
+        # The capsule's outermost x on this row: on its straight side if the row meets that, else
+        # on the disc at the nearer end. s is where along the chord the touching disc sits.
+        s = ((y + sign * reach) / dy_safe).clamp(0, 1)
+        half = (r * r - (y - s * dy).square()).clamp(min=0).sqrt()
+        return ax + s * dx + sign * half
+
+    left = (side(-1) - 0.5).ceil().clamp(0, width)
+    right = ((side(1) - 0.5).floor() + 1).clamp(0, width)
+    count = (right - left).clamp(min=0).long()
+    order = row.int().sort(stable=True).indices
+    order = order[count.index_select(0, order) > 0]
+    return Spans(*(v.index_select(0, order) for v in (piece, row, left.long(), count)))
+
+
+@dataclass(frozen=True)
+class StrokeFragments:
+    """F pixels touched by strokes, each once per path, sorted by pixel and then by path.
+
+    Attributes:
+        pixel, path, cubic: (F,) int64 row * width + column; the path; the cubic that is nearest.
+        t: (F,) parameter of the nearest point. nx, ny: (F,) unit vector from it to the centre.
+        cover: (F,) share of the pixel that the stroke covers, in [0, 1].
+        by_distance, by_width: (F,) its derivatives by distance and by half width, a pixel.
+    """
+
+    pixel: Tensor
+    path: Tensor
+    cubic: Tensor
+    t: Tensor
+    nx: Tensor
+    ny: Tensor
+    cover: Tensor
+    by_distance: Tensor
+    by_width: Tensor
+
+    def backward(self, grad: Tensor, controls: Tensor, half_widths: Tensor) -> None:
+        """Adds to `controls` (S, 8) and `half_widths` (N,) what the gradient `grad` (F,) by the
+        cover means for them."""
+        half_widths.index_add_(0, self.path, grad * self.by_width)
+        grad = grad * self.by_distance
+        gx, gy = grad * self.nx, grad * self.ny
+        add = torch.stack([w * g for w in bernstein(self.t) for g in (gx, gy)], 1)
+        controls.index_add_(0, self.cubic, add, alpha=-1)
+
+
+def stroke_fragments(
+    cubics: Tensor, path: Tensor, half_widths: Tensor, pieces: Pieces, spans: Spans, width: int
+) -> StrokeFragments:
+    """What the spans of some rows cover. `path` (S,) tells whose the `cubics` (S, 4, 2) are."""
+    pixel, piece, t = nearest_pieces(path, pieces, spans, width)
+    cubic = pieces.cubic.index_select(0, piece)
+    owner = path.index_select(0, cubic)
+    row = torch.div(pixel, width, rounding_mode="floor")
+    controls = cubics.reshape(-1, 8).T.index_select(1, cubic)  # (8, F)
+    x = (pixel - row * width) + 0.5 - controls[0]
+    y = row + 0.5 - controls[1]
+    t, distance, nx, ny = nearest_point(controls, x, y, t)
+    cover, by_distance, by_width = strip_area(distance, half_widths.index_select(0, owner), nx, ny)
+    return StrokeFragments(pixel, owner, cubic, t, nx, ny, cover, by_distance, by_width)
+
+
+def nearest_pieces(
+    path: Tensor, pieces: Pieces, spans: Spans, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For every (pixel, path) the nearest chord, and the curve's parameter nearest on it."""
+    piece = spans.piece
+    dx, dy, t0, dt = (v.index_select(0, piece) for v in (pieces.dx, pieces.dy, pieces.t, pieces.dt))
+    x = spans.column + 0.5 - pieces.ax.index_select(0, piece)
+    y = spans.row + 0.5 - pieces.ay.index_select(0, piece)
+    tiny = torch.finfo(x.dtype).tiny
+    scale = (dx * dx + dy * dy).clamp(min=tiny).reciprocal()
+    start = (x * dx + y * dy) * scale  # position along the chord at the span's first pixel
+
+    span, place = ragged(spans.count)
+    at = [v.index_select(0, span) for v in (x, y, dx, dy, start, dx * scale)]
+    s = (at[4] + place * at[5]).clamp(0, 1)  # (pairs,)
+    squared = (at[0] + place - s * at[2]).square() + (at[1] - s * at[3]).square()
+    pixel = (spans.row * width + spans.column).index_select(0, span) + place
+
+    first_pixel = spans.row[:1] * width  # small keys sort faster
+    key, order = (pixel - first_pixel).int().sort(stable=True)
+    span, squared = span.index_select(0, order), squared.index_select(0, order)
+    owner = path.index_select(0, pieces.cubic.index_select(0, piece)).index_select(0, span)
+    new = torch.ones(len(key), dtype=torch.bool, device=key.device)
+    torch.logical_or(key[1:] != key[:-1], owner[1:] != owner[:-1], out=new[1:])
+    group = new.cumsum(0) - 1
+    best = first_of_smallest(squared, group, int(new.sum()))
+    pair, span = order.index_select(0, best), span.index_select(0, best)
+    t = t0.index_select(0, span) + s.index_select(0, pair) * dt.index_select(0, span)
+    return key.index_select(0, best) + first_pixel, piece.index_select(0, span), t
+
+
+def first_of_smallest(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """(groups,) place of the smallest value of each group, the first of equals."""
+    least = values.new_full((groups,), torch.inf).scatter_reduce_(0, group, values, "amin")
+    place = torch.arange(len(values), device=values.device)
+    place += (values > least.index_select(0, group)).long() * len(values)
+    return place.new_full((groups,), 2 * len(values)).scatter_reduce_(0, group, place, "amin")
+
+
+def nearest_point(
+    controls: Tensor, x: Tensor, y: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One Newton step towards the nearest point of each cubic.
+
+    Args:
+        controls: (8, F) x0, y0, ..., x3, y3. x, y: (F,) pixel centres relative to (x0, y0).
+        t: (F,) a good guess.
+
+    Returns:
+        The better t, and from there to the pixel's centre: the distance and its unit vector.
+    """
+    x0, y0, x1, y1, x2, y2, x3, y3 = controls
+    bx, by = 3 * (x1 - x0), 3 * (y1 - y0)
+    cx, cy = 3 * (x2 - x1) - bx, 3 * (y2 - y1) - by
+    ex, ey = x3 - x0 - bx - cx, y3 - y0 - by - cy
+    tiny = torch.finfo(x.dtype).tiny
+    for _ in range(NEWTON_STEPS):
+        gx, gy = x - ((ex * t + cx) * t + bx) * t, y - ((ey * t + cy) * t + by) * t
+        vx, vy = (3 * ex * t + 2 * cx) * t + bx, (3 * ey * t + 2 * cy) * t + by
+        wx, wy = 6 * ex * t + 2 * cx, 6 * ey * t + 2 * cy
+        speed = vx * vx + vy * vy
+        # Near the centre of curvature the second derivative vanishes and Newton would run away.
+        slope = torch.maximum(speed - gx * wx - gy * wy, 0.25 * speed).clamp(min=tiny)
+        t = (t + (gx * vx + gy * vy) / slope).clamp(0, 1)
+    gx, gy = x - ((ex * t + cx) * t + bx) * t, y - ((ey * t + cy) * t + by) * t
+    vx, vy = (3 * ex * t + 2 * cx) * t + bx, (3 * ey * t + 2 * cy) * t + by
+    speed = (vx * vx + vy * vy).clamp(min=tiny).rsqrt()
+    vx, vy = vx * speed, vy * speed
+    # Between the ends what is left along the curve is Newton's error: the distance is across.
+    along = (gx * vx + gy * vy) * ((t > 0) & (t < 1))
+    gx, gy = gx - along * vx, gy - along * vy
+    distance = (gx * gx + gy * gy).sqrt()
+    # On the curve itself the normal is the tangent's; elsewhere this tips it by nothing.
+    nx, ny = gx - 1e-5 * vy, gy + 1e-5 * vx
+    norm = (nx * nx + ny * ny).sqrt().clamp(min=1e-9)
+    return t, distance, nx / norm, ny / norm
+
+
+NEWTON_STEPS = 1
+
+
+def strip_area(
+    distance: Tensor, half_width: Tensor, nx: Tensor, ny: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The area of a straight strip in a unit square, and its derivatives.
+
+    Args:
+        distance: (F,) of the square's centre from the strip's centre line.
+        half_width: (F,) of the strip. nx, ny: (F,) its unit normal.
+
+    Returns:
+        The area in [0, 1]; d area / d distance; d area / d half_width.
+    """
+    nx, ny = nx.abs(), ny.abs()
+    high = torch.maximum(nx, ny).clamp(min=0.5)  # a unit vector's is at least 0.7
+    low = torch.minimum(nx, ny).clamp(min=1e-6)
+    flat = (high - low) / 2  # up to here from the centre an edge cuts two opposite sides
+
+    def half_plane(z: Tensor) -> tuple[Tensor, Tensor]:
+        # The area between an edge at z and the parallel through the centre, and the length cut.
+        u = z.abs()
+        v = ((u - flat) / low).clamp(0, 1)
+        area = (torch.minimum(u, flat) + low * v * (1 - v / 2)) / high
+        return area, (1 - v) / high
+
+    inner, outer = half_width - distance, half_width + distance
+    near, near_length = half_plane(inner)
+    far, far_length = half_plane(outer)
+    area = (near * inner.sign() + far).clamp(0, 1)
+    return area, far_length - near_length, far_length + near_length
