@@ -39,6 +39,19 @@ CLIP_MINI_FILES = (
     ),
 )
 
+CRITIC_FILES = (
+    WeightFile(
+        "model.safetensors",
+        5_945_642,
+        "44c0fe4d8ff58390d8fa967e6fb4b91aba64c15be4c8e407ca3b84bdc6ce1498",
+    ),
+    WeightFile(
+        "open_clip_config.json",
+        615,
+        "4c290ece72309ff556ee42ce475570b17a019f3ae3d080cf78736a0db3ee85ee",
+    ),
+)
+
 
 @dataclass(frozen=True)
 class LoadContext:
@@ -58,7 +71,7 @@ class ModelRow:
 
     name: str
     title: str
-    task: str  # "clip", later "stylegan", "detection"
+    task: str  # "clip", "clipdraw", later "stylegan", "detection"
     family: str  # "mini", "official" or "successor"
     preset: str  # open_clip's architecture, or our config's name
     source: Hub | Embedded
@@ -174,6 +187,13 @@ _ROWS = (
         "clip",
         CLIP_MINI_FILES,
         "About 1,600 emoji things, drawn faces and 99 kinds of photographed things; any words.",
+    ),
+    _mini(
+        "clip-mini-critic",
+        "CLIP mini, hardened",
+        "clipdraw",
+        CRITIC_FILES,
+        "What CLIP mini knows, trained on adversarial pictures too, so that its gradients draw.",
     ),
     _openai(
         "clip-vit-b-32",

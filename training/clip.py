@@ -1,10 +1,15 @@
-"""Train clip-mini: an image tower that understands the mini world in MiniLM's language.
+"""Train the mini CLIPs: image towers that understand the mini world in MiniLM's language.
+
+Three are trained here, one preset each: `mini` recognises, `critic` is mini fine-tuned on
+adversarial pictures so that its gradients carry shape (CLIPDraw optimises against it), `judge` is
+another architecture from another seed that names drawings and is never drawn with.
 
 The objective is CLIP's (Radford et al. 2021, section 2.3), used twice in every step:
 - against the whole vocabulary: each picture's features are compared with a random wording of
   *every* name (about 1,650), so that no negative is left to the luck of a small batch; a scene with
   several objects has several right answers of equal weight (Khosla et al. 2020, eq. 2);
-- inside the batch: scenes and avatars against their own full captions, in both directions.
+- scenes and avatars against their own full captions, in both directions, with captions of hundreds
+  of other scenes as further wrong answers, since a small batch has few.
 Avatars also answer two-way questions ("with glasses" / "without glasses").
 
 MiniLM stays frozen, so its features are computed once; what learns is the image tower, one linear
@@ -36,8 +41,8 @@ from training.world.concepts import Concept, load
 from training.world.photos import Photos, load_photos
 from training.world.sources import CACHE, TRAINED
 
+SCENE_SEED = FACE_SEED = 2024  # the pools are shared by all runs; evaluation uses other seeds
 Project = Callable[[Tensor], Tensor]  # (N, 384) MiniLM features -> (N, D) unit vectors
-DIRECTORY = ASSETS / "clip-mini"
 
 
 @dataclass(frozen=True)
@@ -45,24 +50,30 @@ class ClipTraining:
     """Everything that decides a run.
 
     Attributes:
+        model: folder in `assets/weights` whose configuration is trained.
         singles, crowds, photos, faces: pictures of each kind in a batch.
         sizes: picture side in pixels over the run, in equal parts of `size_split`.
         size_split: fraction of the steps at the first size.
         scene_pool, face_pool: how many captioned scenes and avatars exist; scenes are drawn anew
             (other sprites, places, backgrounds, light) every time they come up.
+        rivals: captions of other scenes that each picture is told apart from as well.
+        trait_weight: weight of the avatars' two-way questions.
         wordings: most training texts a name may have; None takes all.
         attack: radius in L2 of [0, 1] pixels at 96 px of the adversarial step; 0 trains plainly.
     """
 
-    steps: int = 9200
-    singles: int = 112
-    crowds: int = 32
-    photos: int = 26
-    faces: int = 22
+    model: str = "clip-mini"
+    steps: int = 8_000
+    singles: int = 104
+    crowds: int = 40
+    photos: int = 20
+    faces: int = 44
     sizes: tuple[int, int] = (64, 96)
-    size_split: float = 0.7
+    size_split: float = 0.5
     scene_pool: int = 40_000
-    face_pool: int = 12_000
+    face_pool: int = 30_000
+    rivals: int = 768
+    trait_weight: float = 1.0
     rate: float = 2e-3
     text_rate: float = 5e-4
     decay: float = 0.05
@@ -78,12 +89,40 @@ class ClipTraining:
         return ClipTraining()
 
     @staticmethod
+    def critic() -> "ClipTraining":
+        """clip-mini, fine-tuned on adversarial pictures at the size that CLIPDraw shows it."""
+        return ClipTraining(
+            model="clip-mini-critic",
+            steps=12_000,
+            sizes=(64, 64),
+            rate=1e-3,
+            attack=3.0,
+            face_pool=12_000,
+            seed=7,
+        )
+
+    @staticmethod
+    def judge() -> "ClipTraining":
+        """A small RepVGG from random weights, for naming drawings."""
+        return ClipTraining(
+            model="clip-judge", steps=16_000, sizes=(64, 64), face_pool=12_000, seed=1909
+        )
+
+    @staticmethod
     def smoke() -> "ClipTraining":
         """Two minutes on two cores: enough to see every part of the loss fall."""
         return ClipTraining(
             steps=60, singles=24, crowds=12, photos=0, faces=8, sizes=(48, 48), scene_pool=200,
             face_pool=64, warmup=10, wordings=1,
         )  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[], ClipTraining]] = {
+    "mini": ClipTraining.mini,
+    "critic": ClipTraining.critic,
+    "judge": ClipTraining.judge,
+    "smoke": ClipTraining.smoke,
+}
 
 
 @dataclass(frozen=True)
@@ -152,9 +191,9 @@ class World:
         self.words = Wordings(texts, device)
         self.traits = trait_wordings(device)
         self.scenes, self.scene_texts = scene_pool(
-            self.concepts, self.table.drawn, self.mirrors, plan.scene_pool, plan.seed
+            self.concepts, self.table.drawn, self.mirrors, plan.scene_pool, SCENE_SEED
         )
-        self.faces = FacePool(plan.face_pool, plan.seed)
+        self.faces = FacePool(plan.face_pool, FACE_SEED)
         self.photo_index = self._training_photos()
 
     def _training_photos(self) -> Tensor:
@@ -178,6 +217,14 @@ class World:
             torch.cat([part.captions for part in parts]).to(self.device),
             torch.cat([part.traits for part in parts]).to(self.device),
         )
+
+    def rivals(self, generator: torch.Generator) -> Tensor:
+        """(rivals, 384) features of captions of random scenes.
+
+        One of 40,000 is now and then a picture's own; that is rarer than two equal captions.
+        """
+        index = torch.randint(len(self.scene_texts), (self.plan.rivals,), generator=generator)
+        return self.scene_texts[index].to(self.device)
 
     def _drawn(self, chosen: scenes.Scenes, generator: torch.Generator) -> Tensor:
         return self.composer.render(self.table.lay_out(chosen, generator), generator)
@@ -286,8 +333,9 @@ def clip_loss(model: nn.Module, batch: Batch, world: World, generator: torch.Gen
 
     return (
         _vocabulary_loss(image, project(world.words.draw(generator)), batch.answers, scale)
-        + 0.5 * _caption_loss(image, batch.captions, project, scale)
-        + 0.5 * _trait_loss(image, batch.traits, world, project, scale, generator)
+        + 0.5 * _caption_loss(image, batch.captions, world.rivals(generator), project, scale)
+        + world.plan.trait_weight
+        * _trait_loss(image, batch.traits, world, project, scale, generator)
     )
 
 
@@ -297,11 +345,15 @@ def _vocabulary_loss(image: Tensor, names: Tensor, answers: Tensor, scale: Tenso
     return F.cross_entropy(logits, answers[asked], label_smoothing=0.02)
 
 
-def _caption_loss(image: Tensor, captions: Tensor, project: Project, scale: Tensor) -> Tensor:
+def _caption_loss(
+    image: Tensor, captions: Tensor, rivals: Tensor, project: Project, scale: Tensor
+) -> Tensor:
     told = captions.abs().sum(1) > 0
-    logits = scale * image[told] @ project(captions[told]).T  # (b, b)
+    texts = project(torch.cat([captions[told], rivals]))
+    logits = scale * image[told] @ texts.T  # (b, b + rivals)
     target = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    own = logits[:, : len(logits)]  # (b, b)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(own.T, target)) / 2
 
 
 def _trait_loss(
@@ -386,7 +438,7 @@ class Run:
     def __init__(self, plan: ClipTraining, device: torch.device, folder: Path) -> None:
         self.plan, self.device, self.folder = plan, device, folder
         torch.manual_seed(plan.seed)
-        self.model = mini_skeleton(DIRECTORY, minilm_directory())
+        self.model = mini_skeleton(ASSETS / plan.model, minilm_directory())
         self.model.text.transformer = nn.Identity()  # frozen, and its features are precomputed
         self.model.to(device=device, memory_format=torch.channels_last)
         self.averaged = torch.optim.swa_utils.AveragedModel(
@@ -501,10 +553,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("runs/clip-mini"),
-        help="run folder; an existing checkpoint in it is continued",
+        help="run folder, runs/<model> by default; an existing checkpoint in it is continued",
     )
-    parser.add_argument("--preset", choices=("mini", "smoke"), default="mini")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
     parser.add_argument("--steps", type=int, help="length of the schedule")
     parser.add_argument(
         "--minutes",
@@ -515,20 +566,25 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--attack",
         type=float,
-        default=0.0,
         help="L2 radius of adversarial training, for gradients that carry shape",
     )
     parser.add_argument("--start", type=Path, help="begin with these weights (model.safetensors)")
     parser.add_argument("--rate", type=float, help="learning rate of the image tower")
     parser.add_argument("--full-size", action="store_true", help="96 px from the first step on")
-    parser.add_argument("--seed", type=int, default=2024)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads; a free choice when two runs share a machine"
+    )
     return parser.parse_args(arguments)  # fmt: skip
 
 
 def plan_of(options: argparse.Namespace) -> ClipTraining:
     """The preset with what the command line changes."""
-    plan = ClipTraining.smoke() if options.preset == "smoke" else ClipTraining.mini()
-    plan = replace(plan, seed=options.seed, attack=options.attack)
+    plan = PRESETS[options.preset]()
+    if options.seed is not None:
+        plan = replace(plan, seed=options.seed)
+    if options.attack is not None:
+        plan = replace(plan, attack=options.attack)
     if options.steps:
         plan = replace(plan, steps=options.steps, warmup=min(plan.warmup, options.steps // 10))
     if options.rate:
@@ -541,8 +597,10 @@ def plan_of(options: argparse.Namespace) -> ClipTraining:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     plan = plan_of(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run = Run(plan, device, options.out)
+    run = Run(plan, device, options.out or Path("runs") / plan.model)
     world = World(plan, device, Material.everything())
     run.begin(world, options.start)
     run.resume()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .concepts import Concept, load
-from .sources import CACHE, FAMILIES, Family, icon_svg
+from .sources import CACHE, FAMILIES, Family, icon_names, icon_svg
 
 SIDE = 96
 STYLES = ("clean", "outline", "loose strokes", "painting")
@@ -83,6 +83,7 @@ def premultiply(rgba: np.ndarray) -> Tensor:
 
 def build_family(family: Family, workers: int = 2) -> dict[str, Tensor]:
     """Render one family: `rgba` (n, 96, 96, 4) straight uint8 and `concept` (n,)."""
+    icon_names()  # fetches every package here, before two workers would unpack one at once
     jobs = [(family, index, concept) for index, concept in enumerate(load())]
     with ProcessPoolExecutor(workers) as pool:
         drawn = [item for item in pool.map(_render, jobs, chunksize=64) if item is not None]

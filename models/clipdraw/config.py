@@ -1,0 +1,134 @@
+"""What a person may choose about a drawing, with the reference's and our own presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from models.errors import InputError
+
+from .critic import Augmentation, Scoring
+
+RGB = tuple[float, float, float]
+WHITE: RGB = (1.0, 1.0, 1.0)
+PAPER: RGB = (0.965, 0.945, 0.9)
+MAX_STROKES = 1024
+MAX_STEPS = 5000
+MAX_SIDE = 2048
+REFERENCE_SIDE = 224  # canvas on which the learning rates and widths of the presets are given
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Which colours strokes may have.
+
+    Attributes:
+        colors: the only colours, RGB in [0, 1]; empty leaves the choice free.
+        learned: this many colours, found together with the strokes; 0 leaves `colors` alone.
+    """
+
+    colors: tuple[RGB, ...] = ()
+    learned: int = 0
+
+    def __post_init__(self) -> None:
+        if self.colors and self.learned:
+            raise InputError("Give either the palette's colours or how many to find, not both.")
+        if not 0 <= self.learned <= 16 or len(self.colors) > 16:
+            raise InputError("A palette has at most 16 colours.")
+        if any(not 0 <= part <= 1 for color in self.colors for part in color):
+            raise InputError("A colour's red, green and blue lie in [0, 1].")
+
+    @staticmethod
+    def black() -> Palette:
+        return Palette(colors=((0.0, 0.0, 0.0),))
+
+
+@dataclass(frozen=True)
+class DrawConfig:
+    """Everything that decides a drawing besides the words and the critic.
+
+    Lengths and rates are pixels of a 224 px canvas and grow with it.
+
+    Attributes:
+        strokes: how many, 1 to 1024.
+        steps: of the optimiser, 1 to 5000.
+        canvas: width and height in pixels, 16 to 2048 each.
+        max_segments: cubic segments of a stroke, 1 to this many.
+        half_width: of a new stroke.
+        width_range: smallest and largest half width; equal ends fix the width.
+        palette: which colours.
+        background: RGB in [0, 1]; None is transparent, judged over random light grounds.
+        point_rate, width_rate, color_rate: Adam's learning rates.
+        schedule: "steps" is the reference's (0.4 from half way, 0.1 from three quarters, points
+            only), "cosine" falls smoothly, for all.
+        start: "random" or "gradient".
+        stages: share of the strokes present from the beginning of each equal part of the first
+            60% of the steps; (1.0,) starts with all.
+        reseed_every: steps between looking for strokes that do nothing; 0 never.
+        blur: standard deviation of the blur over the views at the beginning, as a fraction of
+            their side; gone at half of the steps.
+        augmentation, scoring: how the critic looks and what it is asked.
+        seed: of everything random; on a CPU the same seed gives the same drawing.
+    """
+
+    strokes: int = 96
+    steps: int = 250
+    canvas: tuple[int, int] = (REFERENCE_SIDE, REFERENCE_SIDE)
+    max_segments: int = 3
+    half_width: float = 3.0
+    width_range: tuple[float, float] = (1.0, 12.0)
+    palette: Palette = field(default_factory=Palette)
+    background: RGB | None = WHITE
+    point_rate: float = 2.0
+    width_rate: float = 0.2
+    color_rate: float = 0.03
+    schedule: str = "cosine"
+    start: str = "gradient"
+    stages: tuple[float, ...] = (0.4, 0.7, 1.0)
+    reseed_every: int = 40
+    blur: float = 0.03
+    augmentation: Augmentation = field(default_factory=Augmentation.strong)
+    scoring: Scoring = field(default_factory=Scoring)
+    seed: int = 0
+
+    @staticmethod
+    def default() -> DrawConfig:
+        """For a large critic: the paper's objective, our start, stages and schedule."""
+        return DrawConfig(augmentation=replace(Augmentation.strong(), copies=4))
+
+    @staticmethod
+    def mini() -> DrawConfig:
+        """For clip-mini: more views, and scores told apart from those of all other words."""
+        return DrawConfig(scoring=Scoring(contrast=0.3))
+
+    @staticmethod
+    def reference() -> DrawConfig:
+        """The notebook's constants."""
+        return DrawConfig(
+            strokes=256, steps=1000, half_width=1.0, width_range=(1.0, 50.0),
+            point_rate=1.0, width_rate=0.1, color_rate=0.01, schedule="steps", start="random",
+            stages=(1.0,), reseed_every=0, blur=0.0, augmentation=Augmentation(),
+            scoring=Scoring(normalize=False),
+        )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        low, high = self.width_range
+        for name, value, least, most in (
+            ("The number of strokes", self.strokes, 1, MAX_STROKES),
+            ("The number of steps", self.steps, 1, MAX_STEPS),
+            ("The canvas's width", self.canvas[0], 16, MAX_SIDE),
+            ("The canvas's height", self.canvas[1], 16, MAX_SIDE),
+            ("The segments of a stroke", self.max_segments, 1, 8),
+            ("The smallest half width", low, 0.1, 100),
+            ("The largest half width", high, low, 100),
+            ("The half width", self.half_width, 0.1, 100),
+            ("The seed", self.seed, 0, 2**32 - 1),
+        ):
+            if not least <= value <= most:  # also refuses NaN
+                raise InputError(f"{name} lies between {least:g} and {most:g}, not at {value:g}.")
+        if self.schedule not in ("steps", "cosine") or self.start not in ("random", "gradient"):
+            raise InputError("Schedules are steps or cosine, starts are random or gradient.")
+
+    @property
+    def scale(self) -> float:
+        """Pixels of this canvas for one of the 224 px canvas."""
+        return max(self.canvas) / REFERENCE_SIDE

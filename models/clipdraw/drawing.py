@@ -1,0 +1,517 @@
+"""CLIPDraw: strokes, moved by gradients until a critic finds that they fit the words.
+
+Frans, Soros, Witkowski 2022, "CLIPDraw: Exploring Text-to-Drawing Synthesis through Language-Image
+Encoders" (arXiv 2106.14843). The loop: render the strokes, look at the canvas through random
+perspectives and crops, score the views against the prompts, follow the gradient back to the
+strokes' points, widths and colours. `DrawConfig.reference()` is that loop with the notebook's
+constants; `DrawConfig.default()` adds what a small critic and an impatient audience need: strokes
+that start where the gradient is, come in stages from coarse to fine, and start anew when they do
+nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from models.clip.encoder import ClipEncoder
+from models.errors import InputError
+from models.jobs import Job, Step
+
+from . import seeding
+from .config import MAX_STROKES, RGB, DrawConfig
+from .critic import Augmentation, Critic, Prompt
+from .rasterizer import over, render
+from .strokes import Strokes, concatenate
+
+PREVIEW_SIDE = 384
+PREVIEW_S = 0.15  # a preview is drawn at most this often; four a second is the least we promise
+WORDS_EVERY = 10  # steps between looking up the nearest words, as in the notebook
+FAINT = 0.06  # a stroke of less alpha than this does nothing
+IDLE = 0.02  # nor does one whose colour's gradient is this small a part of the median
+NEGATIVE_WEIGHT = -0.3  # of each negative prompt, as in the notebook
+GROWING = 0.6  # share of the steps in which strokes are added and begun anew; then they settle
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished or stopped drawing.
+
+    Attributes:
+        strokes: on the canvas of `config`, on the CPU, without gradients.
+        loss: smoothed loss at which these strokes were the best.
+        nearest: words that fit it best, with probabilities.
+        step: the step they were found at; `steps_done`: where the run ended.
+        losses: one a step.
+    """
+
+    strokes: Strokes
+    prompts: tuple[Prompt, ...]
+    config: DrawConfig
+    models: tuple[str, ...]
+    loss: float
+    nearest: tuple[tuple[str, float], ...]
+    step: int
+    losses: tuple[float, ...]
+
+    @property
+    def title(self) -> str:
+        """The prompts that are drawn towards, as one line."""
+        return "; ".join(prompt.text for prompt in self.prompts if prompt.weight > 0)
+
+    def settings(self) -> dict[str, Any]:
+        """What repeats this drawing, ready for JSON."""
+        return {
+            "model": "+".join(self.models),
+            "prompts": [asdict(prompt) for prompt in self.prompts],
+            **asdict(self.config),
+        }
+
+    def picture(self, side: int | None = None) -> Image.Image:
+        """RGB on the drawing's background, RGBA where that is transparent.
+
+        Args:
+            side: pixels of the longer side; None is the canvas's own.
+        """
+        factor = 1.0 if side is None else side / max(self.strokes.canvas)
+        return picture_of(self.strokes.scaled(factor), self.config.background)
+
+
+@dataclass(frozen=True)
+class DrawStep(Step):
+    """A step of a drawing: the best strokes so far, so that stopping loses nothing."""
+
+    drawing: Drawing | None = None
+
+
+def picture_of(strokes: Strokes, background: RGB | None) -> Image.Image:
+    """Rasterise to RGB over a background, or to RGBA (straight alpha) without one."""
+    with torch.no_grad():
+        image = render(strokes).cpu()  # (H, W, 4) premultiplied
+    if background is None:
+        alpha = image[..., 3:]
+        straight = torch.cat([image[..., :3] / alpha.clamp(min=1e-6), alpha], dim=-1)
+        return Image.fromarray(_bytes(straight).numpy(), "RGBA")
+    return Image.fromarray(_bytes(over(image, torch.tensor(background))).numpy(), "RGB")
+
+
+def _bytes(image: Tensor) -> Tensor:
+    return image.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def prompts_of(
+    text: str,
+    negative: Sequence[str] = (),
+    style: str = "",
+    more: Mapping[str, float] | None = None,
+) -> tuple[Prompt, ...]:
+    """Prompts from what a person fills in: words, a style behind them, words to steer away from."""
+    styled = f"{text}, {style}" if style else text
+    return (
+        Prompt(styled),
+        *(Prompt(words, weight) for words, weight in (more or {}).items()),
+        *(Prompt(words, NEGATIVE_WEIGHT) for words in negative),
+    )
+
+
+def draw(
+    encoders: Sequence[ClipEncoder],
+    prompts: Sequence[Prompt],
+    config: DrawConfig,
+    *,
+    words: Sequence[str] = (),
+    start: Strokes | None = None,
+    region: tuple[float, float, float, float] | None = None,
+) -> Job[Drawing]:
+    """Draw; yields a `DrawStep` every step and returns the best `Drawing`.
+
+    Args:
+        encoders: critics; their scores are averaged.
+        words: what the nearest words are chosen from, and what a contrastive score compares with.
+        start: go on from these strokes; those that `config.strokes` asks for beyond them are added.
+        region: xyxy in pixels of the canvas: only strokes whose middle lies inside are drawn anew.
+
+    Raises:
+        InputError: no prompt, or a start that is too large or empty.
+    """
+    critic = Critic(encoders, prompts, words, config.scoring)
+    easel = _Easel(critic, config, start, region)
+    for step in range(config.steps):
+        easel.prepare(step)
+        easel.advance(step)
+        yield easel.report(step)
+    return easel.drawing()
+
+
+class _Easel:
+    """One run's state: strokes as parameters, their optimiser, the best so far."""
+
+    def __init__(
+        self,
+        critic: Critic,
+        config: DrawConfig,
+        start: Strokes | None,
+        region: tuple[float, float, float, float] | None,
+    ) -> None:
+        self.critic, self.config = critic, config
+        self.generator = torch.Generator().manual_seed(config.seed)
+        longest = max(config.canvas)
+        # No view has more pixels than the critic takes, so many more on the canvas are wasted.
+        self.factor = min(1.0, 1.5 * critic.side / longest)
+        # The views show the canvas in its true proportions, with background beside it.
+        self.stretch = torch.tensor([longest / side for side in config.canvas])
+        self.table = self._color_table()
+        self.losses: list[float] = []
+        self.smooth, self.best_loss, self.best_step = float("nan"), float("inf"), 0
+        self.nearest: tuple[tuple[str, float], ...] = ()
+        self.shown_at = 0.0
+        self.first = 0 if start is None else len(start)
+        self.picture, self.gradient = self._blank()
+        self._take(self._opening(start, region))
+        self.best = self._finished()
+
+    # ------------------------------------------------------------------------- the loop
+
+    def advance(self, step: int) -> None:
+        """One step of the optimiser."""
+        config = self.config
+        self._set_rates(step)
+        current = self._current()
+        canvas = render(current.scaled(self.factor))  # (h, w, 4) premultiplied
+        canvas.retain_grad()
+        loss = self._loss(canvas, self._blur_at(step))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._remember(canvas)
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad[~self.moving] = 0
+        self.optimizer.step()
+        self._clamp()
+        self._score(float(loss.detach()), step, current)
+        if step % WORDS_EVERY == 0 or step == config.steps - 1:
+            self.nearest = self.critic.nearest(self._plain_view(canvas.detach()))
+
+    def prepare(self, step: int) -> None:
+        """Add the strokes that are due, and begin those anew that do nothing."""
+        config = self.config
+        if step == 0 or step > GROWING * config.steps:
+            return
+        due = self._due(step) - len(self.strokes)
+        dead = torch.zeros(len(self.strokes), dtype=torch.bool)
+        if config.reseed_every and step % config.reseed_every == 0:
+            dead = self._idle()
+        if due > 0 or bool(dead.any()):
+            new = self._placed(max(due, 0) + int(dead.sum()), step)
+            kept = self._finished().select(~dead)
+            self._take(concatenate([kept, new]), torch.cat([self.moving[~dead], _yes(len(new))]))
+
+    def report(self, step: int) -> DrawStep:
+        """What there is to see of this step."""
+        preview, now = None, time.monotonic()
+        if now - self.shown_at > PREVIEW_S or step == self.config.steps - 1:
+            longest = max(self.config.canvas)
+            shown = self._finished().scaled(min(1.0, PREVIEW_SIDE / longest))
+            preview, self.shown_at = picture_of(shown, self.config.background), now
+        metrics = {"loss": self.losses[-1], "strokes": float(len(self.strokes))}
+        done = (step + 1) / self.config.steps
+        message = f"Step {step + 1} of {self.config.steps}"
+        return DrawStep(done, message, preview, metrics, drawing=self.drawing())
+
+    def drawing(self) -> Drawing:
+        """The best so far."""
+        return Drawing(
+            self.best,
+            self.critic.prompts,
+            self.config,
+            tuple(encoder.name for encoder in self.critic.encoders),
+            self.best_loss,
+            self.nearest,
+            self.best_step,
+            tuple(self.losses),
+        )
+
+    # ------------------------------------------------------------------ looking and scoring
+
+    def _loss(self, canvas: Tensor, blur: float) -> Tensor:
+        augmentation, side = self.config.augmentation, self.critic.side
+        views = augmentation.views(canvas.permute(2, 0, 1), side, self.generator, self.stretch)
+        rgb = views[:, :3] + (1 - views[:, 3:]) * self._grounds(len(views), views)
+        if blur > 0.3:
+            rgb = gaussian_blur(rgb, [2 * round(2 * blur) + 1] * 2, [blur, blur])
+        return self.critic.loss(augmentation.shaded(rgb, self.generator))
+
+    def _grounds(self, count: int, like: Tensor) -> Tensor:
+        """(n, 3, 1, 1) the background; a transparent one is another light colour in every view."""
+        if self.config.background is None:
+            return (0.5 + 0.5 * torch.rand(count, 3, 1, 1, generator=self.generator)).to(like)
+        return like.new_tensor(self.config.background).view(1, 3, 1, 1).expand(count, -1, -1, -1)
+
+    def _plain_view(self, canvas: Tensor) -> Tensor:
+        """The canvas as the critic sees it without augmentation, (3, S, S)."""
+        whole, side = Augmentation.none(), self.critic.side
+        view = whole.views(canvas.permute(2, 0, 1), side, torch.Generator(), self.stretch)[0]
+        ground = view.new_tensor(self.config.background or (1.0, 1.0, 1.0)).view(3, 1, 1)
+        return view[:3] + (1 - view[3:]) * ground
+
+    def _blur_at(self, step: int) -> float:
+        """Standard deviation in pixels of a view."""
+        left = 1 - 2 * step / self.config.steps
+        return max(0.0, left) * self.config.blur * self.critic.side
+
+    def _score(self, loss: float, step: int, strokes: Strokes) -> None:
+        """Single losses scatter with the views, so the best is taken of their running mean."""
+        self.losses.append(loss)
+        self.smooth = loss if step == 0 else 0.9 * self.smooth + 0.1 * loss
+        if self.smooth <= self.best_loss or step == 0:
+            self.best_loss, self.best_step = self.smooth, step
+            self.best = strokes.detach().to("cpu")
+
+    def _remember(self, canvas: Tensor) -> None:
+        """Keep a running mean of the gradient at the canvas: it says where strokes are wanted."""
+        assert canvas.grad is not None
+        assert self.colors.grad is not None
+        self.gradient = 0.8 * self.gradient + 0.2 * canvas.grad[..., :3].permute(2, 0, 1)
+        ground = canvas.new_tensor(self.config.background or (1.0, 1.0, 1.0))
+        self.picture = over(canvas.detach(), ground).permute(2, 0, 1)
+        self.activity += self.colors.grad.detach().abs().sum(1)
+
+    # ------------------------------------------------------------------- strokes come and go
+
+    def _opening(
+        self, start: Strokes | None, region: tuple[float, float, float, float] | None
+    ) -> Strokes:
+        """The first strokes; sets which of them move."""
+        config = self.config
+        if start is None:
+            self.moving = _yes(self._due(0))
+            if config.start == "gradient":
+                return self._placed(self._due(0), 0)
+            return seeding.random_strokes(
+                self._due(0), config.canvas, config.half_width * config.scale, self.generator,
+                config.max_segments,
+            )  # fmt: skip
+        if not 1 <= len(start) <= MAX_STROKES:
+            raise InputError(f"A drawing to go on from has 1 to {MAX_STROKES} strokes.")
+        if start.canvas != config.canvas:
+            raise InputError("The drawing to go on from has a canvas of another size.")
+        start = start.detach().to("cpu")
+        self.moving = _yes(len(start))
+        self._take(start)
+        self._look()
+        if region is not None:
+            return self._renewed(start, region)
+        missing = self._due(0) - len(start)
+        if missing > 0:
+            self.moving = _yes(self._due(0))
+            start = concatenate([start, self._placed(missing, 0)])
+        return start
+
+    def _renewed(self, start: Strokes, region: tuple[float, float, float, float]) -> Strokes:
+        """Strokes whose middle lies in the region begin anew there; the others stay as they are."""
+        own = start.own[..., None]
+        middle = (start.points * own).sum(1) / own.sum(1)  # (N, 2)
+        low, high = torch.tensor(region[:2]), torch.tensor(region[2:])
+        inside = ((middle >= low) & (middle <= high)).all(1)
+        if not bool((low < high).all()):
+            raise InputError("The region to redraw is empty; drag it open over a part.")
+        if not bool(inside.any()):
+            raise InputError("No stroke has its middle in this region; choose a larger one.")
+        count = int(inside.sum())
+        self.moving = torch.cat([~_yes(len(start) - count), _yes(count)])
+        return concatenate([start.select(~inside), self._placed(count, 0, region)])
+
+    def _due(self, step: int) -> int:
+        """How many strokes there should be by now."""
+        config, stages = self.config, self.config.stages
+        if self.first:
+            return max(self.first, config.strokes)
+        stage = min(len(stages) - 1, int(len(stages) * step / (GROWING * config.steps)))
+        return max(1, round(config.strokes * stages[stage]))
+
+    def _placed(
+        self, count: int, step: int, region: tuple[float, float, float, float] | None = None
+    ) -> Strokes:
+        """New strokes where the gradient asks for them; later ones are finer."""
+        config = self.config
+        weight, colors = seeding.gradient_maps(self.gradient.cpu(), self.picture.cpu())
+        if region is not None:
+            weight = weight * _inside(region, weight, self.factor)
+        fine = 1.0 - 0.5 * step / config.steps if len(config.stages) > 1 else 1.0
+        low, high = config.width_range
+        half_width = min(max(config.half_width * fine, low), high) * config.scale
+        return seeding.placed_strokes(
+            weight, colors, count, config.canvas, half_width, self.generator, config.max_segments
+        )
+
+    def _idle(self) -> Tensor:
+        """(N,) bool: faint, hidden under others or off the canvas since the last look."""
+        faint = self.colors.detach()[:, 3] < FAINT
+        idle = self.activity < IDLE * self.activity.median()
+        self.activity.zero_()
+        return ((faint | idle) & self.moving).cpu()
+
+    def _blank(self) -> tuple[Tensor, Tensor]:
+        """The empty canvas's picture and gradient, (3, h, w) each."""
+        width, height = (max(1, round(side * self.factor)) for side in self.config.canvas)
+        canvas = torch.zeros(height, width, 4, device=self.critic.device)
+        return self._gradient_at(canvas)
+
+    def _look(self) -> None:
+        """Take in the canvas as it is before the first step."""
+        with torch.no_grad():
+            canvas = render(self._current().scaled(self.factor))
+        self.picture, self.gradient = self._gradient_at(canvas)
+
+    def _gradient_at(self, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        canvas = canvas.detach().requires_grad_(True)
+        total = sum((self._loss(canvas, self._blur_at(0)) for _ in range(4)), canvas.new_zeros(()))
+        (gradient,) = torch.autograd.grad(total, canvas)
+        ground = canvas.new_tensor(self.config.background or (1.0, 1.0, 1.0))
+        return over(canvas.detach(), ground).permute(2, 0, 1), gradient[..., :3].permute(2, 0, 1)
+
+    # --------------------------------------------------------------------------- parameters
+
+    def _take(self, strokes: Strokes, moving: Tensor | None = None) -> None:
+        """Make these strokes the parameters, with a fresh optimiser."""
+        config, scale = self.config, self.config.scale
+        if moving is not None:
+            self.moving = moving
+        self.strokes = strokes = strokes.to(self.critic.device)
+        self.moving = self.moving.to(self.critic.device)
+        self.points = strokes.points.clone().requires_grad_(True)
+        self.half_widths = strokes.half_widths.clone().requires_grad_(True)
+        self.colors = strokes.colors.clone().requires_grad_(True)
+        self.fills = None if strokes.fills is None else strokes.fills.clone().requires_grad_(True)
+        self.activity = torch.zeros(len(strokes), device=self.critic.device)
+        low, high = config.width_range
+        width_rate = config.width_rate if high > low else 0.0
+        color_parameters = [self.colors] + ([] if self.fills is None else [self.fills])
+        groups: list[dict[str, Any]] = [
+            {"params": [self.points], "lr": config.point_rate * scale},
+            {"params": [self.half_widths], "lr": width_rate * scale},
+            {"params": color_parameters, "lr": config.color_rate},
+        ]
+        self._parameters = [self.points, self.half_widths, *color_parameters]
+        if self.table is not None and self.table.requires_grad:
+            groups.append({"params": [self.table], "lr": config.color_rate})
+        self.rates = [float(group["lr"]) for group in groups]
+        self.optimizer = torch.optim.Adam(groups)
+        self._clamp()
+
+    def _set_rates(self, step: int) -> None:
+        done = step / self.config.steps
+        for place, (group, rate) in enumerate(zip(self.optimizer.param_groups, self.rates)):
+            if self.config.schedule == "cosine":
+                factor = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+            else:  # the reference lowers the points' rate only
+                factor = 1.0 if place or done < 0.5 else 0.4 if done < 0.75 else 0.1
+            group["lr"] = rate * factor
+
+    def _clamp(self) -> None:
+        low, high = (side * self.config.scale for side in self.config.width_range)
+        with torch.no_grad():
+            moving = self.half_widths[self.moving]
+            self.half_widths[self.moving] = moving.clamp(low, high)
+            for tensor in (self.colors, self.fills, self.table):
+                if tensor is not None:
+                    tensor.clamp_(0, 1)
+
+    def _color_table(self) -> Tensor | None:
+        palette = self.config.palette
+        if palette.learned:
+            table = torch.rand(palette.learned, 3, generator=self.generator)
+            return table.to(self.critic.device).requires_grad_(True)
+        return torch.tensor(palette.colors, device=self.critic.device) if palette.colors else None
+
+    def _painted(self, rgba: Tensor) -> Tensor:
+        """Straight RGBA in the palette's colours.
+
+        The nearest colour is taken in the forward pass; the gradient goes to it and, straight
+        through, to the free colour behind it, which may so come nearer to another one.
+        """
+        if self.table is None:
+            return rgba
+        free = rgba[:, :3]
+        chosen = torch.cdist(free.detach(), self.table.detach()).argmin(1)
+        return torch.cat([self.table[chosen] + free - free.detach(), rgba[:, 3:]], dim=1)
+
+    def _current(self) -> Strokes:
+        """The strokes as they are painted now, differentiable."""
+        return replace(
+            self.strokes,
+            points=self.points,
+            half_widths=self.half_widths,
+            colors=self._painted(self.colors),
+            fills=None if self.fills is None else self._painted(self.fills),
+        )
+
+    def _finished(self) -> Strokes:
+        with torch.no_grad():
+            return self._current().detach().to("cpu")
+
+
+def _yes(count: int) -> Tensor:
+    return torch.ones(count, dtype=torch.bool)
+
+
+def _inside(region: tuple[float, float, float, float], like: Tensor, factor: float) -> Tensor:
+    """(h, w) 1 inside a region given in canvas pixels, 0 elsewhere."""
+    x1, y1, x2, y2 = (side * factor for side in region)
+    rows = torch.arange(like.shape[0]) + 0.5
+    columns = torch.arange(like.shape[1]) + 0.5
+    across, down = (columns >= x1) & (columns <= x2), (rows >= y1) & (rows <= y2)
+    return (down[:, None] & across).float()
+
+
+def importance(critic: Critic, drawing: Drawing) -> Tensor:
+    """How much each stroke adds to the score, by leaving it out.
+
+    Each stroke is rendered once; what lies under it and what lies over it are running composites,
+    so leaving one out is two "over"s and one look of the critic.
+
+    Returns:
+        (N,) score of the whole minus the score without the stroke; larger matters more.
+    """
+    config, strokes = drawing.config, drawing.strokes
+    side = critic.side
+    small = strokes.scaled(side / max(strokes.canvas)).to(critic.device)
+    stretch = torch.tensor([max(config.canvas) / length for length in config.canvas])
+    ground = torch.tensor(config.background or (1.0, 1.0, 1.0), device=critic.device)
+
+    def seen(layers: Tensor) -> Tensor:  # (n, h, w, 4) -> (n, 3, S, S)
+        flat = Augmentation.none()
+        views = [
+            flat.views(x.permute(2, 0, 1), side, torch.Generator(), stretch)[0] for x in layers
+        ]
+        stacked = torch.stack(views)
+        return stacked[:, :3] + (1 - stacked[:, 3:]) * ground.view(1, 3, 1, 1)
+
+    with torch.no_grad():
+        layers = torch.stack([render(small.select(torch.tensor([k]))) for k in range(len(small))])
+        above = [torch.zeros_like(layers[0])]
+        for layer in layers.flip(0)[:-1]:
+            above.append(_onto(above[-1], layer))
+        above.reverse()  # above[k]: everything painted after stroke k
+        scores, below = [], torch.zeros_like(layers[0])
+        for chunk in torch.arange(len(small)).split(64):  # type: ignore[no-untyped-call]
+            without = []
+            for k in chunk.tolist():
+                without.append(_onto(above[k], below))
+                below = _onto(layers[k], below)
+            scores.append(-critic.losses(seen(torch.stack(without))))
+        whole = -critic.losses(seen(below[None]))
+    return (whole - torch.cat(scores)).cpu()
+
+
+def _onto(top: Tensor, bottom: Tensor) -> Tensor:
+    """Premultiplied "over"."""
+    return top + (1 - top[..., 3:]) * bottom
