@@ -62,9 +62,13 @@ def flatten(cubics: Tensor, tolerance: Tensor) -> Pieces:
 
 def ragged(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Expands counts (2, 0, 1) into owners (0, 0, 2) and places within the owner (0, 1, 0)."""
-    owner = torch.repeat_interleave(counts)
-    first = counts.cumsum(0) - counts
-    place = torch.arange(len(owner), device=counts.device) - first.index_select(0, owner)
+    end = counts.cumsum(0)
+    size = int(end[-1]) if len(end) else 0
+    # A running count of how many owners have begun: cheaper than repeat_interleave.
+    begun = torch.zeros(size + 1, dtype=torch.long, device=counts.device)
+    begun.index_add_(0, end[:-1], torch.ones_like(end[:-1]))
+    owner = begun[:-1].cumsum(0)
+    place = torch.arange(size, device=counts.device) - (end - counts).index_select(0, owner)
     return owner, place
 
 
@@ -104,14 +108,21 @@ class Spans:
         return Spans(self.piece[part], self.row[part], self.column[part], self.count[part])
 
 
-def spans_of(pieces: Pieces, radius: Tensor, canvas: tuple[int, int]) -> Spans:
-    """The pixels whose centre is within `radius` (Q,) of each chord, row by row."""
+def spans_of(pieces: Pieces, path: Tensor, radius: Tensor, canvas: tuple[int, int]) -> Spans:
+    """The pixels whose centre is within `radius` (Q,) of each chord of the paths `path` (Q,).
+
+    Where two chords of a path meet, each keeps to its own side of the joint: a point whose nearest
+    point is the joint lies between the two normals there, so that along one of the chords it is
+    at most the radius times the sine of half the turn beyond.
+    """
     width, height = canvas
+    before, after = _beyond(pieces, path, radius)
     flip = pieces.dy < 0
     ay = torch.where(flip, pieces.ay + pieces.dy, pieces.ay)  # the upper end
     ax = torch.where(flip, pieces.ax + pieces.dx, pieces.ax)
     dx = torch.where(flip, -pieces.dx, pieces.dx)
     dy = pieces.dy.abs()
+    above, below = torch.where(flip, after, before), torch.where(flip, before, after)
     first = (ay - radius - 0.5).ceil().clamp(0, height)
     end = ((ay + dy + radius - 0.5).floor() + 1).clamp(0, height)
     beside = (torch.minimum(ax, ax + dx) - radius > width) | (torch.maximum(ax, ax + dx) < -radius)
@@ -119,11 +130,16 @@ def spans_of(pieces: Pieces, radius: Tensor, canvas: tuple[int, int]) -> Spans:
     piece, place = ragged(rows)
     row = place + first.long().index_select(0, piece)
 
-    ax, ay, dx, dy, r = (v.index_select(0, piece) for v in (ax, ay, dx, dy, radius))
+    tiny = torch.finfo(dy.dtype).tiny ** 0.5
+    length = (dx * dx + dy * dy).sqrt()
+    ux, uy = dx / length.clamp(min=tiny), dy / length.clamp(min=tiny)
+    ux = torch.where(ux.abs() < 1e-6, 1e-6, ux)
+    low, high = -above / ux, (length + below) / ux  # where the slab crosses the upper end's row
+    low, high = torch.minimum(low, high), torch.maximum(low, high)
+    columns = (ax, ay, dx, dy, radius, radius * ux, uy / ux, low, high)
+    ax, ay, dx, dy, r, reach, tilt, low, high = (v.index_select(0, piece) for v in columns)
     y = row + 0.5 - ay  # below the upper end
-    tiny = torch.finfo(y.dtype).tiny
-    reach = r * dx / (dx * dx + dy * dy).sqrt().clamp(min=tiny)
-    dy_safe = dy.clamp(min=tiny**0.5)
+    dy_safe = dy.clamp(min=tiny)
 
     def side(sign: int) -> Tensor:
         # The capsule's outermost x on this row: on its straight side if the row meets that, else
@@ -132,12 +148,24 @@ def spans_of(pieces: Pieces, radius: Tensor, canvas: tuple[int, int]) -> Spans:
         half = (r * r - (y - s * dy).square()).clamp(min=0).sqrt()
         return ax + s * dx + sign * half
 
-    left = (side(-1) - 0.5).ceil().clamp(0, width)
-    right = ((side(1) - 0.5).floor() + 1).clamp(0, width)
+    slab = ax - y * tilt
+    left = (torch.maximum(side(-1), slab + low) - 0.5).ceil().clamp(0, width)
+    right = ((torch.minimum(side(1), slab + high) - 0.5).floor() + 1).clamp(0, width)
     count = (right - left).clamp(min=0).long()
     order = row.int().sort(stable=True).indices
     order = order[count.index_select(0, order) > 0]
     return Spans(*(v.index_select(0, order) for v in (piece, row, left.long(), count)))
+
+
+def _beyond(pieces: Pieces, path: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """(Q,) how far before its start and behind its end a chord may be the nearest of its path."""
+    length = (pieces.dx.square() + pieces.dy.square()).sqrt().clamp(min=1e-12)
+    ux, uy = pieces.dx / length, pieces.dy / length
+    cosine = ux[1:] * ux[:-1] + uy[1:] * uy[:-1]
+    turn = ((1 - cosine) / 2).clamp(min=0).sqrt() + 0.01
+    turn = torch.where(path[1:] == path[:-1], turn, 1)  # (Q - 1,)
+    ends = turn.new_ones(1)
+    return radius * torch.cat([ends, turn]) + 0.05, radius * torch.cat([turn, ends]) + 0.05
 
 
 @dataclass(frozen=True)
@@ -162,13 +190,14 @@ class StrokeFragments:
     by_width: Tensor
 
     def backward(self, grad: Tensor, controls: Tensor, half_widths: Tensor) -> None:
-        """Adds to `controls` (S, 8) and `half_widths` (N,) what the gradient `grad` (F,) by the
+        """Adds to `controls` (8, S) and `half_widths` (N,) what the gradient `grad` (F,) by the
         cover means for them."""
         half_widths.index_add_(0, self.path, grad * self.by_width)
         grad = grad * self.by_distance
         gx, gy = grad * self.nx, grad * self.ny
-        add = torch.stack([w * g for w in bernstein(self.t) for g in (gx, gy)], 1)
-        controls.index_add_(0, self.cubic, add, alpha=-1)
+        for k, weight in enumerate(bernstein(self.t)):
+            controls[2 * k].index_add_(0, self.cubic, weight * gx, alpha=-1)
+            controls[2 * k + 1].index_add_(0, self.cubic, weight * gy, alpha=-1)
 
 
 def stroke_fragments(
@@ -200,19 +229,23 @@ def nearest_pieces(
     start = (x * dx + y * dy) * scale  # position along the chord at the span's first pixel
 
     span, place = ragged(spans.count)
-    at = [v.index_select(0, span) for v in (x, y, dx, dy, start, dx * scale)]
-    s = (at[4] + place * at[5]).clamp(0, 1)  # (pairs,)
-    squared = (at[0] + place - s * at[2]).square() + (at[1] - s * at[3]).square()
-    pixel = (spans.row * width + spans.column).index_select(0, span) + place
+    nth = place.to(x.dtype)
+    x, y, dx, dy, start, slope = (
+        v.index_select(0, span) for v in (x, y, dx, dy, start, dx * scale)
+    )
+    s = torch.addcmul(start, nth, slope).clamp_(0, 1)  # (pairs,)
+    squared = (x + nth - s * dx).square() + (y - s * dy).square()
+    # Keys are small for a fast sort: pixels are counted from the first row of these spans.
+    first_pixel = spans.row[:1] * width
+    base = (spans.row * width + spans.column - first_pixel).int()
+    key, order = (base.index_select(0, span) + place.int()).sort(stable=True)
 
-    first_pixel = spans.row[:1] * width  # small keys sort faster
-    key, order = (pixel - first_pixel).int().sort(stable=True)
     span, squared = span.index_select(0, order), squared.index_select(0, order)
-    owner = path.index_select(0, pieces.cubic.index_select(0, piece)).index_select(0, span)
+    owner = path.index_select(0, pieces.cubic.index_select(0, piece)).int().index_select(0, span)
     new = torch.ones(len(key), dtype=torch.bool, device=key.device)
     torch.logical_or(key[1:] != key[:-1], owner[1:] != owner[:-1], out=new[1:])
-    group = new.cumsum(0) - 1
-    best = first_of_smallest(squared, group, int(new.sum()))
+    group = new.cumsum(0)
+    best = first_of_smallest(squared, group - 1, int(group[-1]) if len(group) else 0)
     pair, span = order.index_select(0, best), span.index_select(0, best)
     t = t0.index_select(0, span) + s.index_select(0, pair) * dt.index_select(0, span)
     return key.index_select(0, best) + first_pixel, piece.index_select(0, span), t
@@ -221,8 +254,8 @@ def nearest_pieces(
 def first_of_smallest(values: Tensor, group: Tensor, groups: int) -> Tensor:
     """(groups,) place of the smallest value of each group, the first of equals."""
     least = values.new_full((groups,), torch.inf).scatter_reduce_(0, group, values, "amin")
-    place = torch.arange(len(values), device=values.device)
-    place += (values > least.index_select(0, group)).long() * len(values)
+    place = torch.arange(len(values), dtype=torch.int32, device=values.device)
+    place += (values > least.index_select(0, group)).int() * len(values)
     return place.new_full((groups,), 2 * len(values)).scatter_reduce_(0, group, place, "amin")
 
 

@@ -115,11 +115,12 @@ class FillFragments:
     by_y: Tensor
 
     def backward(self, grad: Tensor, controls: Tensor) -> None:
-        """Adds to `controls` (S, 8) what the gradient `grad` (F,) by the cover means for them."""
+        """Adds to `controls` (8, S) what the gradient `grad` (F,) by the cover means for them."""
         grad = grad.index_select(0, self.cell)
         gx, gy = grad * self.by_x, grad * self.by_y
-        add = torch.stack([w * g for w in bernstein(self.t) for g in (gx, gy)], 1)
-        controls.index_add_(0, self.cubic, add)
+        for k, weight in enumerate(bernstein(self.t)):
+            controls[2 * k].index_add_(0, self.cubic, weight * gx)
+            controls[2 * k + 1].index_add_(0, self.cubic, weight * gy)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,9 @@ class _Plan:
         self.pieces = flatten(cubics, 0.2 + 0.05 * radius)
         radius = radius.index_select(0, self.pieces.cubic)
         reach = torch.where(radius > 0, radius + HALF_DIAGONAL + self.pieces.error, -torch.inf)
-        self.spans = spans_of(self.pieces, reach, scene.canvas)
+        self.spans = spans_of(
+            self.pieces, scene.path.index_select(0, self.pieces.cubic), reach, scene.canvas
+        )
         cost = torch.zeros(height, dtype=torch.long, device=cubics.device)
         cost.index_add_(0, self.spans.row, self.spans.count)
         if scene.filled:
@@ -204,9 +206,12 @@ class _Raster(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         plan: _Plan = ctx.plan
-        controls = plan.cubics.new_zeros(len(plan.cubics), 8)
-        outlines = plan.cubics.new_zeros(ctx.outlines, 8)
-        half_widths, paints = torch.zeros_like(plan.half_widths), torch.zeros_like(plan.paints)
+        controls = plan.cubics.new_zeros(8, len(plan.cubics))
+        outlines = plan.cubics.new_zeros(8, ctx.outlines)
+        half_widths, paints = (
+            torch.zeros_like(plan.half_widths),
+            plan.paints.new_zeros(4, len(plan.paints)),
+        )
         planes = grad.reshape(-1, 4).T.contiguous()  # (4, H * W)
         for rows, band in zip(plan.bands, ctx.kept):
             band = plan.fragments(*rows) if band is None else band
@@ -217,7 +222,13 @@ class _Raster(torch.autograd.Function):
             band.strokes.backward(by_cover[:count], controls, half_widths)
             if band.fills is not None:
                 band.fills.backward(by_cover[count:], outlines)
-        return controls.view(-1, 4, 2), half_widths, outlines.view(-1, 4, 2), paints, None
+        return (
+            controls.T.reshape(-1, 4, 2),
+            half_widths,
+            outlines.T.reshape(-1, 4, 2),
+            paints.T,
+            None,
+        )
 
 
 # --- compositing -----------------------------------------------------------------------------
@@ -232,15 +243,15 @@ def _paint(band: _Band, paints: Tensor, image: Tensor) -> None:
 
 
 def _paint_backward(band: _Band, paints: Tensor, grad: Tensor, paints_grad: Tensor) -> Tensor:
-    """From the image's gradient (4, H * W): (F,) by the cover; adds that by the paints (N, 4)."""
+    """From the image's gradient (4, H * W): (F,) by the cover; adds that by the paints (4, N)."""
     r, g, b, a = paints.T.index_select(1, band.paint).unbind()  # (F,) each
     gr, gg, gb, ga = grad.index_select(1, band.pixel).unbind()
     alpha = band.cover * a
     value = gr * r + gg * g + gb * b + ga  # of this paint, by the gradient's measure
     by_alpha = band.light * (value - _behind(band.pixel, alpha, value))
     share = band.light * alpha
-    add = torch.stack([share * gr, share * gg, share * gb, by_alpha * band.cover], 1)
-    paints_grad.index_add_(0, band.paint, add)
+    for plane, add in zip(paints_grad, (share * gr, share * gg, share * gb, by_alpha * band.cover)):
+        plane.index_add_(0, band.paint, add)
     return by_alpha * a
 
 
@@ -249,32 +260,33 @@ def _light(pixel: Tensor, alpha: Tensor) -> Tensor:
 
     A scan in log2(depth) doubling steps: exact where alpha is 1, and without logarithms.
     """
-    through = 1 - alpha
-    for stride, other in _strides(pixel):
-        # Each product now reaches `stride` fragments forwards; append that of the next such run.
-        through[:-stride] *= through[stride:].masked_fill(other, 1)
-    light = torch.ones_like(through)
-    light[:-1] = through[1:].masked_fill(pixel[1:] != pixel[:-1], 1)
+    opaque = alpha.clone()  # 1 - the product over what is scanned so far
+    for stride, same in _strides(pixel, alpha.dtype):
+        opaque[:-stride] += (1 - opaque[:-stride]) * (same * opaque[stride:])
+    light = torch.ones_like(opaque)
+    light[:-1] -= (pixel[1:] == pixel[:-1]) * opaque[1:]
     return light
 
 
 def _behind(pixel: Tensor, alpha: Tensor, value: Tensor) -> Tensor:
-    """(F,) what the fragments of the same pixel further back make together, `value` over `value`."""
-    through, made = 1 - alpha, alpha * value
-    for stride, other in _strides(pixel):
-        made[stride:] += (through[stride:] * made[:-stride]).masked_fill_(other, 0)
-        through[stride:] *= through[:-stride].masked_fill(other, 1)
+    """(F,) what the fragments of the same pixel further back make, `value` over `value`."""
+    opaque, made = alpha.clone(), alpha * value
+    for stride, same in _strides(pixel, alpha.dtype):
+        through = (1 - opaque[stride:]) * same
+        made[stride:] += through * made[:-stride]
+        opaque[stride:] += through * opaque[:-stride]
     behind = torch.zeros_like(made)
-    behind[1:] = made[:-1].masked_fill(pixel[1:] != pixel[:-1], 0)
+    behind[1:] = (pixel[1:] == pixel[:-1]) * made[:-1]
     return behind
 
 
-def _strides(pixel: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Strides 1, 2, 4, ... up to the depth, each with where the one so far on is another pixel."""
+def _strides(pixel: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """Strides 1, 2, 4, ... up to the depth, each with 1 where the one so far on is of the same
+    pixel, else 0: products are many times faster than a `where`."""
     stride = 1
     while stride < len(pixel):
-        other = pixel[stride:] != pixel[:-stride]
-        if bool(other.all()):
+        same = (pixel[stride:] == pixel[:-stride]).to(dtype)
+        if not bool(same.any()):
             return
-        yield stride, other
+        yield stride, same
         stride *= 2
