@@ -27,7 +27,7 @@ from models.errors import InputError
 from models.jobs import Job, Step
 
 from . import seeding
-from .config import MAX_STROKES, RGB, DrawConfig
+from .config import MAX_STROKES, RGB, WHITE, DrawConfig
 from .critic import Augmentation, Critic, Prompt
 from .rasterizer import over, render
 from .strokes import Strokes, concatenate
@@ -107,6 +107,66 @@ def _bytes(image: Tensor) -> Tensor:
     return image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
+def looks(
+    canvas: Tensor,
+    side: int,
+    augmentation: Augmentation,
+    background: RGB | None,
+    blur: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """What a critic is shown of a canvas at a step of an optimisation.
+
+    Args:
+        canvas: (H, W, 4) premultiplied RGBA; the looks keep its proportions, with background
+            beside it.
+        side: S, pixels a side of a look.
+        background: None puts another light colour behind every look.
+        blur: standard deviation in pixels of a look.
+
+    Returns:
+        (copies, 3, S, S) RGB in [0, 1], differentiable in the canvas.
+    """
+    views = augmentation.views(canvas.permute(2, 0, 1), side, generator, _stretch(canvas))
+    if background is None:
+        ground = (0.5 + 0.5 * torch.rand(len(views), 3, 1, 1, generator=generator)).to(views)
+    else:
+        ground = views.new_tensor(background).view(1, 3, 1, 1)
+    rgb = views[:, :3] + (1 - views[:, 3:]) * ground
+    if blur > 0.3:
+        rgb = gaussian_blur(rgb, [2 * round(2 * blur) + 1] * 2, [blur, blur])
+    return augmentation.shaded(rgb, generator)
+
+
+def plain_look(canvas: Tensor, side: int, background: RGB | None) -> Tensor:
+    """A canvas (H, W, 4) as the critic sees it without augmentation, (3, S, S); over white if
+    it has no background."""
+    plain = Augmentation.none()
+    return looks(canvas, side, plain, background or WHITE, 0.0, torch.Generator())[0]
+
+
+def _stretch(canvas: Tensor) -> Tensor:
+    """(2,) longer side over width and over height."""
+    height, width = canvas.shape[:2]
+    return max(height, width) / torch.tensor([width, height])
+
+
+def blur_at(done: float) -> float:
+    """Share of the first blur when `done` in [0, 1] of the steps are: it is gone half way."""
+    return max(0.0, 1 - 2 * done)
+
+
+def rate_at(done: float, schedule: str, points: bool) -> float:
+    """Share of a learning rate when `done` in [0, 1] of the steps are.
+
+    "cosine" falls smoothly to a twentieth; "steps" is the reference's, which lowers the points'
+    rate only, to 0.4 half way and 0.1 at three quarters.
+    """
+    if schedule == "cosine":
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+    return 1.0 if not points or done < 0.5 else 0.4 if done < 0.75 else 0.1
+
+
 def prompts_of(
     text: str,
     negative: Sequence[str] = (),
@@ -161,13 +221,11 @@ class _Easel:
         start: Strokes | None,
         region: tuple[float, float, float, float] | None,
     ) -> None:
-        self.critic, self.config = critic, config
+        self.critic, self.config, self.region = critic, config, region
         self.generator = torch.Generator().manual_seed(config.seed)
         longest = max(config.canvas)
         # No view has more pixels than the critic takes, so many more on the canvas are wasted.
         self.factor = min(1.0, 1.5 * critic.side / longest)
-        # The views show the canvas in its true proportions, with background beside it.
-        self.stretch = torch.tensor([longest / side for side in config.canvas])
         self.table = self._color_table()
         self.losses: list[float] = []
         self.smooth, self.best_loss, self.best_step = float("nan"), float("inf"), 0
@@ -175,7 +233,7 @@ class _Easel:
         self.shown_at = 0.0
         self.first = 0 if start is None else len(start)
         self.picture, self.gradient = self._blank()
-        self._take(self._opening(start, region))
+        self._take(self._opening(start))
         self.best = self._finished()
 
     # ------------------------------------------------------------------------- the loop
@@ -198,7 +256,9 @@ class _Easel:
         self._clamp()
         self._score(float(loss.detach()), step, current)
         if step % WORDS_EVERY == 0 or step == config.steps - 1:
-            self.nearest = self.critic.nearest(self._plain_view(canvas.detach()))
+            self.nearest = self.critic.nearest(
+                plain_look(canvas.detach(), self.critic.side, config.background)
+            )
 
     def prepare(self, step: int) -> None:
         """Add the strokes that are due, and begin those anew that do nothing."""
@@ -212,7 +272,8 @@ class _Easel:
         if due > 0 or bool(dead.any()):
             new = self._placed(max(due, 0) + int(dead.sum()), step)
             kept = self._finished().select(~dead)
-            self._take(concatenate([kept, new]), torch.cat([self.moving[~dead], _yes(len(new))]))
+            moving = self.moving.cpu()[~dead]
+            self._take(concatenate([kept, new]), torch.cat([moving, _yes(len(new))]))
 
     def report(self, step: int) -> DrawStep:
         """What there is to see of this step."""
@@ -242,30 +303,13 @@ class _Easel:
     # ------------------------------------------------------------------ looking and scoring
 
     def _loss(self, canvas: Tensor, blur: float) -> Tensor:
-        augmentation, side = self.config.augmentation, self.critic.side
-        views = augmentation.views(canvas.permute(2, 0, 1), side, self.generator, self.stretch)
-        rgb = views[:, :3] + (1 - views[:, 3:]) * self._grounds(len(views), views)
-        if blur > 0.3:
-            rgb = gaussian_blur(rgb, [2 * round(2 * blur) + 1] * 2, [blur, blur])
-        return self.critic.loss(augmentation.shaded(rgb, self.generator))
-
-    def _grounds(self, count: int, like: Tensor) -> Tensor:
-        """(n, 3, 1, 1) the background; a transparent one is another light colour in every view."""
-        if self.config.background is None:
-            return (0.5 + 0.5 * torch.rand(count, 3, 1, 1, generator=self.generator)).to(like)
-        return like.new_tensor(self.config.background).view(1, 3, 1, 1).expand(count, -1, -1, -1)
-
-    def _plain_view(self, canvas: Tensor) -> Tensor:
-        """The canvas as the critic sees it without augmentation, (3, S, S)."""
-        whole, side = Augmentation.none(), self.critic.side
-        view = whole.views(canvas.permute(2, 0, 1), side, torch.Generator(), self.stretch)[0]
-        ground = view.new_tensor(self.config.background or (1.0, 1.0, 1.0)).view(3, 1, 1)
-        return view[:3] + (1 - view[3:]) * ground
+        config, side = self.config, self.critic.side
+        seen = looks(canvas, side, config.augmentation, config.background, blur, self.generator)
+        return self.critic.loss(seen)
 
     def _blur_at(self, step: int) -> float:
         """Standard deviation in pixels of a view."""
-        left = 1 - 2 * step / self.config.steps
-        return max(0.0, left) * self.config.blur * self.critic.side
+        return blur_at(step / self.config.steps) * self.config.blur * self.critic.side
 
     def _score(self, loss: float, step: int, strokes: Strokes) -> None:
         """Single losses scatter with the views, so the best is taken of their running mean."""
@@ -286,9 +330,7 @@ class _Easel:
 
     # ------------------------------------------------------------------- strokes come and go
 
-    def _opening(
-        self, start: Strokes | None, region: tuple[float, float, float, float] | None
-    ) -> Strokes:
+    def _opening(self, start: Strokes | None) -> Strokes:
         """The first strokes; sets which of them move."""
         config = self.config
         if start is None:
@@ -307,8 +349,8 @@ class _Easel:
         self.moving = _yes(len(start))
         self._take(start)
         self._look()
-        if region is not None:
-            return self._renewed(start, region)
+        if self.region is not None:
+            return self._renewed(start, self.region)
         missing = self._due(0) - len(start)
         if missing > 0:
             self.moving = _yes(self._due(0))
@@ -327,24 +369,22 @@ class _Easel:
             raise InputError("No stroke has its middle in this region; choose a larger one.")
         count = int(inside.sum())
         self.moving = torch.cat([~_yes(len(start) - count), _yes(count)])
-        return concatenate([start.select(~inside), self._placed(count, 0, region)])
+        return concatenate([start.select(~inside), self._placed(count, 0)])
 
     def _due(self, step: int) -> int:
         """How many strokes there should be by now."""
         config, stages = self.config, self.config.stages
         if self.first:
-            return max(self.first, config.strokes)
+            return self.first if self.region else max(self.first, config.strokes)
         stage = min(len(stages) - 1, int(len(stages) * step / (GROWING * config.steps)))
         return max(1, round(config.strokes * stages[stage]))
 
-    def _placed(
-        self, count: int, step: int, region: tuple[float, float, float, float] | None = None
-    ) -> Strokes:
+    def _placed(self, count: int, step: int) -> Strokes:
         """New strokes where the gradient asks for them; later ones are finer."""
         config = self.config
         weight, colors = seeding.gradient_maps(self.gradient.cpu(), self.picture.cpu())
-        if region is not None:
-            weight = weight * _inside(region, weight, self.factor)
+        if self.region is not None:
+            weight = weight * _inside(self.region, weight, self.factor)
         fine = 1.0 - 0.5 * step / config.steps if len(config.stages) > 1 else 1.0
         low, high = config.width_range
         half_width = min(max(config.half_width * fine, low), high) * config.scale
@@ -410,11 +450,7 @@ class _Easel:
     def _set_rates(self, step: int) -> None:
         done = step / self.config.steps
         for place, (group, rate) in enumerate(zip(self.optimizer.param_groups, self.rates)):
-            if self.config.schedule == "cosine":
-                factor = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
-            else:  # the reference lowers the points' rate only
-                factor = 1.0 if place or done < 0.5 else 0.4 if done < 0.75 else 0.1
-            group["lr"] = rate * factor
+            group["lr"] = rate * rate_at(done, self.config.schedule, points=place == 0)
 
     def _clamp(self) -> None:
         low, high = (side * self.config.scale for side in self.config.width_range)
@@ -442,7 +478,7 @@ class _Easel:
             return rgba
         free = rgba[:, :3]
         chosen = torch.cdist(free.detach(), self.table.detach()).argmin(1)
-        return torch.cat([self.table[chosen] + free - free.detach(), rgba[:, 3:]], dim=1)
+        return torch.cat([self.table[chosen] + (free - free.detach()), rgba[:, 3:]], dim=1)
 
     def _current(self) -> Strokes:
         """The strokes as they are painted now, differentiable."""
@@ -464,11 +500,10 @@ def _yes(count: int) -> Tensor:
 
 
 def _inside(region: tuple[float, float, float, float], like: Tensor, factor: float) -> Tensor:
-    """(h, w) 1 inside a region given in canvas pixels, 0 elsewhere."""
+    """(h, w) 1 in cells that a region given in canvas pixels touches, 0 elsewhere."""
     x1, y1, x2, y2 = (side * factor for side in region)
-    rows = torch.arange(like.shape[0]) + 0.5
-    columns = torch.arange(like.shape[1]) + 0.5
-    across, down = (columns >= x1) & (columns <= x2), (rows >= y1) & (rows <= y2)
+    rows, columns = torch.arange(like.shape[0]), torch.arange(like.shape[1])
+    across, down = (columns + 1 > x1) & (columns < x2), (rows + 1 > y1) & (rows < y2)
     return (down[:, None] & across).float()
 
 
@@ -484,16 +519,9 @@ def importance(critic: Critic, drawing: Drawing) -> Tensor:
     config, strokes = drawing.config, drawing.strokes
     side = critic.side
     small = strokes.scaled(side / max(strokes.canvas)).to(critic.device)
-    stretch = torch.tensor([max(config.canvas) / length for length in config.canvas])
-    ground = torch.tensor(config.background or (1.0, 1.0, 1.0), device=critic.device)
 
     def seen(layers: Tensor) -> Tensor:  # (n, h, w, 4) -> (n, 3, S, S)
-        flat = Augmentation.none()
-        views = [
-            flat.views(x.permute(2, 0, 1), side, torch.Generator(), stretch)[0] for x in layers
-        ]
-        stacked = torch.stack(views)
-        return stacked[:, :3] + (1 - stacked[:, 3:]) * ground.view(1, 3, 1, 1)
+        return torch.stack([plain_look(layer, side, config.background) for layer in layers])
 
     with torch.no_grad():
         layers = torch.stack([render(small.select(torch.tensor([k]))) for k in range(len(small))])
