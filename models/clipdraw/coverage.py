@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 HALF_DIAGONAL = 0.7072  # from a pixel's centre to its corner, rounded up
+TOLERANCE = 0.1  # pixels between a stroke's centre line and its chords; Newton does the rest
+MOST_CURVED = 2.0  # edges, in 1 / pixels: what is smaller than a pixel has no curvature to speak of
 MOST_PIECES = 4096  # of one cubic; reached by coordinates of a million pixels
 
 
@@ -43,8 +45,8 @@ class Pieces:
     error: Tensor
 
 
-def flatten(cubics: Tensor, tolerance: Tensor) -> Pieces:
-    """As many chords of equal parameter length as keep within `tolerance` (S,) of (S, 4, 2)."""
+def flatten(cubics: Tensor, tolerance: float) -> Pieces:
+    """As many chords of equal parameter length as keep within `tolerance` of (S, 4, 2) cubics."""
     bend = cubics[:, :-2] - 2 * cubics[:, 1:-1] + cubics[:, 2:]  # (S, 2, 2) second differences
     # A chord over dt is at most |B''| dt^2 / 8 away, and |B''| is at most 6 times the largest bend.
     error = 0.75 * bend.norm(dim=-1).amax(-1)  # (S,) with one piece
@@ -174,9 +176,9 @@ class StrokeFragments:
 
     Attributes:
         pixel, path, cubic: (F,) int64 row * width + column; the path; the cubic that is nearest.
-        t: (F,) parameter of the nearest point. nx, ny: (F,) unit vector from it to the centre.
-        cover: (F,) share of the pixel that the stroke covers, in [0, 1].
-        by_distance, by_width: (F,) its derivatives by distance and by half width, a pixel.
+        t: (F,) parameter of the nearest point.
+        nx, ny: (F,) unit vector from there to the pixel's centre.
+        cover: what the stroke covers of the pixel.
     """
 
     pixel: Tensor
@@ -185,15 +187,13 @@ class StrokeFragments:
     t: Tensor
     nx: Tensor
     ny: Tensor
-    cover: Tensor
-    by_distance: Tensor
-    by_width: Tensor
+    cover: Coverage
 
     def backward(self, grad: Tensor, controls: Tensor, half_widths: Tensor) -> None:
         """Adds to `controls` (8, S) and `half_widths` (N,) what the gradient `grad` (F,) by the
         cover means for them."""
-        half_widths.index_add_(0, self.path, grad * self.by_width)
-        grad = grad * self.by_distance
+        half_widths.index_add_(0, self.path, grad * self.cover.by_width)
+        grad = grad * self.cover.by_distance
         gx, gy = grad * self.nx, grad * self.ny
         for k, weight in enumerate(bernstein(self.t)):
             controls[2 * k].index_add_(0, self.cubic, weight * gx, alpha=-1)
@@ -211,9 +211,9 @@ def stroke_fragments(
     controls = cubics.reshape(-1, 8).T.index_select(1, cubic)  # (8, F)
     x = (pixel - row * width) + 0.5 - controls[0]
     y = row + 0.5 - controls[1]
-    t, distance, nx, ny = nearest_point(controls, x, y, t)
-    cover, by_distance, by_width = strip_area(distance, half_widths.index_select(0, owner), nx, ny)
-    return StrokeFragments(pixel, owner, cubic, t, nx, ny, cover, by_distance, by_width)
+    near = nearest_points(controls, x, y, t)
+    cover = stroke_coverage(near, half_widths.index_select(0, owner))
+    return StrokeFragments(pixel, owner, cubic, near.t, near.nx, near.ny, cover)
 
 
 def nearest_pieces(
@@ -259,74 +259,117 @@ def first_of_smallest(values: Tensor, group: Tensor, groups: int) -> Tensor:
     return place.new_full((groups,), 2 * len(values)).scatter_reduce_(0, group, place, "amin")
 
 
-def nearest_point(
-    controls: Tensor, x: Tensor, y: Tensor, t: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One Newton step towards the nearest point of each cubic.
+@dataclass(frozen=True)
+class NearestPoints:
+    """Where on their curve F points have their nearest point.
+
+    Attributes:
+        t: (F,) the curve's parameter there. distance: (F,) in pixels.
+        nx, ny: (F,) unit vector from there to the point; across the curve where it has no length.
+        bend: (F,) curvature of the curve as seen in that direction, in 1 / pixels: positive where
+            the curve bends towards the point; 0 at its ends.
+        ends: (F,) 1 where the nearest point is an end of the curve, else 0.
+    """
+
+    t: Tensor
+    distance: Tensor
+    nx: Tensor
+    ny: Tensor
+    bend: Tensor
+    ends: Tensor
+
+
+def nearest_points(controls: Tensor, x: Tensor, y: Tensor, t: Tensor) -> NearestPoints:
+    """One Newton step towards the nearest points of cubics.
 
     Args:
-        controls: (8, F) x0, y0, ..., x3, y3. x, y: (F,) pixel centres relative to (x0, y0).
-        t: (F,) a good guess.
-
-    Returns:
-        The better t, and from there to the pixel's centre: the distance and its unit vector.
+        controls: (8, F) x0, y0, ..., x3, y3. x, y: (F,) points relative to (x0, y0).
+        t: (F,) good guesses.
     """
-    x0, y0, x1, y1, x2, y2, x3, y3 = controls
+    x0, y0, x1, y1, x2, y2, x3, y3 = controls.unbind()
     bx, by = 3 * (x1 - x0), 3 * (y1 - y0)
     cx, cy = 3 * (x2 - x1) - bx, 3 * (y2 - y1) - by
     ex, ey = x3 - x0 - bx - cx, y3 - y0 - by - cy
     tiny = torch.finfo(x.dtype).tiny
-    for _ in range(NEWTON_STEPS):
+
+    def look(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        # From the curve to the point, and the curve's first and second derivative.
         gx, gy = x - ((ex * t + cx) * t + bx) * t, y - ((ey * t + cy) * t + by) * t
         vx, vy = (3 * ex * t + 2 * cx) * t + bx, (3 * ey * t + 2 * cy) * t + by
-        wx, wy = 6 * ex * t + 2 * cx, 6 * ey * t + 2 * cy
-        speed = vx * vx + vy * vy
-        # Near the centre of curvature the second derivative vanishes and Newton would run away.
-        slope = torch.maximum(speed - gx * wx - gy * wy, 0.25 * speed).clamp(min=tiny)
-        t = (t + (gx * vx + gy * vy) / slope).clamp(0, 1)
-    gx, gy = x - ((ex * t + cx) * t + bx) * t, y - ((ey * t + cy) * t + by) * t
-    vx, vy = (3 * ex * t + 2 * cx) * t + bx, (3 * ey * t + 2 * cy) * t + by
-    speed = (vx * vx + vy * vy).clamp(min=tiny).rsqrt()
-    vx, vy = vx * speed, vy * speed
+        return gx, gy, vx, vy, 6 * ex * t + 2 * cx, 6 * ey * t + 2 * cy
+
+    gx, gy, vx, vy, wx, wy = look(t)
+    squared = vx * vx + vy * vy
+    # Near the centre of curvature the second derivative vanishes and Newton would run away.
+    slope = torch.maximum(squared - gx * wx - gy * wy, 0.25 * squared).clamp(min=tiny)
+    t = (t + (gx * vx + gy * vy) / slope).clamp(0, 1)
+
+    gx, gy, vx, vy, wx, wy = look(t)
+    inverse = (vx * vx + vy * vy).clamp(min=tiny).rsqrt()  # of the speed
+    vx, vy = vx * inverse, vy * inverse
     # Between the ends what is left along the curve is Newton's error: the distance is across.
-    along = (gx * vx + gy * vy) * ((t > 0) & (t < 1))
+    inner = ((t > 0) & (t < 1)).to(t.dtype)
+    along = (gx * vx + gy * vy) * inner
     gx, gy = gx - along * vx, gy - along * vy
     distance = (gx * gx + gy * gy).sqrt()
     # On the curve itself the normal is the tangent's; elsewhere this tips it by nothing.
     nx, ny = gx - 1e-5 * vy, gy + 1e-5 * vx
-    norm = (nx * nx + ny * ny).sqrt().clamp(min=1e-9)
-    return t, distance, nx / norm, ny / norm
+    norm = (nx * nx + ny * ny).clamp(min=1e-18).rsqrt()
+    nx, ny = nx * norm, ny * norm
+    return NearestPoints(
+        t,
+        distance,
+        nx,
+        ny,
+        inner * (wx * nx + wy * ny) * inverse * inverse,
+        1 - inner,
+    )
 
 
-NEWTON_STEPS = 1
-
-
-def strip_area(
-    distance: Tensor, half_width: Tensor, nx: Tensor, ny: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The area of a straight strip in a unit square, and its derivatives.
-
-    Args:
-        distance: (F,) of the square's centre from the strip's centre line.
-        half_width: (F,) of the strip. nx, ny: (F,) its unit normal.
+def half_plane(z: Tensor, nx: Tensor, ny: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of a unit square between two parallel lines with the unit normal (nx, ny): one
+    through its centre, and one, the edge, at the distance z >= 0 from it.
 
     Returns:
-        The area in [0, 1]; d area / d distance; d area / d half_width.
+        (F,) the area, in [0, 0.5], and the length of the edge within the square.
     """
-    nx, ny = nx.abs(), ny.abs()
-    high = torch.maximum(nx, ny).clamp(min=0.5)  # a unit vector's is at least 0.7
-    low = torch.minimum(nx, ny).clamp(min=1e-6)
-    flat = (high - low) / 2  # up to here from the centre an edge cuts two opposite sides
+    high = torch.maximum(nx.abs(), ny.abs()).clamp(min=0.5)  # a unit vector's is at least 0.7
+    low = torch.minimum(nx.abs(), ny.abs()).clamp(min=1e-6)
+    flat = (high - low) / 2  # up to here the edge crosses two opposite sides, then a corner
+    v = ((z - flat) / low).clamp(0, 1)
+    area = (torch.minimum(z, flat) + low * v * (1 - v / 2)) / high
+    return area, (1 - v) / high
 
-    def half_plane(z: Tensor) -> tuple[Tensor, Tensor]:
-        # The area between an edge at z and the parallel through the centre, and the length cut.
-        u = z.abs()
-        v = ((u - flat) / low).clamp(0, 1)
-        area = (torch.minimum(u, flat) + low * v * (1 - v / 2)) / high
-        return area, (1 - v) / high
 
-    inner, outer = half_width - distance, half_width + distance
-    near, near_length = half_plane(inner)
-    far, far_length = half_plane(outer)
-    area = (near * inner.sign() + far).clamp(0, 1)
-    return area, far_length - near_length, far_length + near_length
+@dataclass(frozen=True)
+class Coverage:
+    """Of F pixels, by a stroke.
+
+    Attributes:
+        area: (F,) share that is covered, in [0, 1].
+        by_distance, by_width: (F,) its derivatives by the distance from the stroke's centre line
+            and by the half width, in 1 / pixels.
+    """
+
+    area: Tensor
+    by_distance: Tensor
+    by_width: Tensor
+
+
+def stroke_coverage(near: NearestPoints, half_width: Tensor) -> Coverage:
+    """Area between both edges of a stroke, each taken as straight within a pixel.
+
+    The nearer edge is moved by what its curvature takes off the mean pixel: a disc of radius r has
+    1 / (24 r) less on a unit of its edge than the tangents.
+    """
+    shrink = (1 - half_width * near.bend).clamp(min=0.2)  # a pixel of edge is 1 / shrink of curve
+    curvature = (near.ends / half_width - near.bend / shrink).clamp(-MOST_CURVED, MOST_CURVED)
+    inner = half_width - near.distance - curvature / 24
+    area, length = half_plane(inner.abs(), near.nx, near.ny)
+    far_area, far_length = half_plane(half_width + near.distance, near.nx, near.ny)
+    widening = 1 + curvature.square() / 24 * (curvature.abs() < MOST_CURVED)
+    return Coverage(
+        (area * inner.sign() + far_area).clamp(0, 1),
+        far_length - length,
+        far_length + length * widening,
+    )

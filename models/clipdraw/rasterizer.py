@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import coverage, filling
 from .coverage import HALF_DIAGONAL, StrokeFragments, flatten, spans_of, stroke_fragments
-from .filling import TOLERANCE, FillFragments, fill_fragments, outlines_of
+from .filling import FillFragments, fill_fragments, outlines_of
 from .strokes import Strokes
 
 BAND_PAIRS = 2**18  # (chord, pixel) pairs made at once, unless one row has more
@@ -119,7 +120,7 @@ class _Plan:
         self.cubics, self.half_widths, self.paints, self.scene = cubics, half_widths, paints, scene
         height = scene.canvas[1]
         radius = half_widths.index_select(0, scene.path)  # (S,)
-        self.pieces = flatten(cubics, 0.2 + 0.05 * radius)
+        self.pieces = flatten(cubics, coverage.TOLERANCE)
         radius = radius.index_select(0, self.pieces.cubic)
         reach = torch.where(radius > 0, radius + HALF_DIAGONAL + self.pieces.error, -torch.inf)
         self.spans = spans_of(
@@ -128,7 +129,7 @@ class _Plan:
         cost = torch.zeros(height, dtype=torch.long, device=cubics.device)
         cost.index_add_(0, self.spans.row, self.spans.count)
         if scene.filled:
-            self.edges = flatten(outlines, outlines.new_full((len(outlines),), TOLERANCE))
+            self.edges = flatten(outlines, filling.TOLERANCE)
             owner = scene.outline_path.index_select(0, self.edges.cubic)
             self.outlines = outlines_of(self.edges, owner, len(half_widths), scene.canvas)
             boxes = self.outlines.right - self.outlines.left
@@ -145,10 +146,10 @@ class _Plan:
             self.cubics, self.scene.path, self.half_widths, self.pieces, self.spans[part], width
         )
         if not self.scene.filled:
-            return self._composited(s.pixel, s.path, s.cover, s, None, None)
+            return self._composited(s.pixel, s.path, s.cover.area, s, None, None)
         f = fill_fragments(self.edges, self.outlines.rows(first, end), width)
         paint = torch.cat([2 * s.path + 1, 2 * f.path])
-        pixel, cover = torch.cat([s.pixel, f.pixel]), torch.cat([s.cover, f.cover])
+        pixel, cover = torch.cat([s.pixel, f.pixel]), torch.cat([s.cover.area, f.cover])
         order = paint.sort(stable=True).indices
         pixel, within = pixel.index_select(0, order).sort(stable=True)
         order = order.index_select(0, within)
