@@ -40,7 +40,7 @@ def read(data: bytes | str, *, side: int | None = None, limits: Limits = DEFAULT
     fill, width, opacity, display and visibility, inherited or not, as attributes, in `style`, and
     in `<style>` with selectors of one part (element, .class, #id).
 
-    Lines and quadratics become cubics exactly, arcs to 4e-7 of their radius. Sub-paths become
+    Lines and quadratics become cubics exactly, arcs to 3e-6 of their radius. Sub-paths become
     separate paths, so the hole of a filled ring gets filled. Ends and joins become round, a
     gradient becomes its stops' mean colour, and a group's opacity multiplies its members'. Not
     drawn: text, embedded pictures, dashes, markers, masks, clips, filters, animation, and the
@@ -66,6 +66,10 @@ def read(data: bytes | str, *, side: int | None = None, limits: Limits = DEFAULT
         shapes = list(_Walk(root, limits).shapes(canvas))
         _refuse_long_paths(shapes, limits)
         return from_rows(_outlines(shapes, limits), canvas, limits)
+
+
+# What svgelements stumbles over in text that is wrong.
+_LIBRARY_ERRORS = (ValueError, TypeError, AttributeError, IndexError, ArithmeticError)
 
 
 def _damaged(what: str) -> InputError:
@@ -219,12 +223,33 @@ def _declarations(style: str) -> dict[str, str]:
 # --------------------------------------------------------------------------- numbers
 
 
+_LENGTH = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-z]*|%)\s*")
+_PIXELS = {
+    "": 1.0,
+    "px": 1.0,
+    "pt": 96 / 72,
+    "pc": 16.0,
+    "in": 96.0,
+    "cm": 96 / 2.54,
+    "mm": 96 / 25.4,
+    "em": 16.0,  # of the font that browsers begin with
+    "rem": 16.0,
+    "ex": 8.0,
+}
+
+
 def _length(text: str, whole: float) -> float:
     """Pixels of a length with a unit; `whole` is what percentages refer to."""
-    try:
-        return float(svgelements.Length(_short(text)).value(ppi=96, relative_length=whole))
-    except (TypeError, AttributeError):  # em and ex: there is no font here
-        raise _damaged(f'"{text[:20]}" is no length') from None
+    match = _LENGTH.fullmatch(_short(text))
+    pixels = match and {**_PIXELS, "%": whole / 100}.get(match[2])
+    if not match or pixels is None:
+        raise _damaged(f'"{text[:20]}" is no length')
+    return float(match[1]) * pixels
+
+
+def _diagonal(viewport: tuple[float, float]) -> float:
+    """What percentages refer to that are neither horizontal nor vertical (SVG 1.1, 7.10)."""
+    return math.hypot(*viewport) / math.sqrt(2)
 
 
 def _alpha(text: str) -> float:
@@ -238,11 +263,14 @@ def _alpha(text: str) -> float:
 
 def _matrix(text: str) -> Matrix:
     """(3, 3) of a transform attribute."""
+    text = _short(text)
     try:
-        m = svgelements.Matrix(_short(text))
-        values = [float(value) for value in (m.a, m.c, m.e, m.b, m.d, m.f)]
-    except (TypeError, AttributeError, IndexError):
+        m = svgelements.Matrix(text)
+    except _LIBRARY_ERRORS:
         raise _damaged(f'"{text[:40]}" is no transform') from None
+    values = [m.a, m.c, m.e, m.b, m.d, m.f]
+    if not all(isinstance(value, (int, float)) for value in values):  # lengths in em, percent
+        raise _damaged(f'"{text[:40]}" is no transform')
     return np.array([values[:3], values[3:], [0.0, 0.0, 1.0]])
 
 
@@ -252,7 +280,11 @@ def _shift(x: float, y: float) -> Matrix:
 
 def _color(text: str) -> list[float]:
     """Straight RGBA in [0, 1]; a word that is no colour is black."""
-    color = svgelements.Color(_short(text))
+    text = _short(text)
+    try:
+        color = svgelements.Color(text)
+    except _LIBRARY_ERRORS:
+        raise _damaged(f'"{text[:20]}" is no colour') from None
     if color.value is None:
         return [0.0, 0.0, 0.0, 0.0]
     return [part / 255 for part in (color.red, color.green, color.blue, color.alpha)]
@@ -312,7 +344,6 @@ class _Shape:
 
     geometry: str | svgelements.Shape  # path data, or one of svgelements' basic shapes
     matrix: Matrix  # (3, 3), to canvas pixels
-    viewport: tuple[float, float]  # what percentages refer to
     stroke: list[float] | None
     fill: list[float] | None
     width: float  # of the stroke, in the shape's own coordinates
@@ -337,7 +368,8 @@ _BASIC = {
 }
 _DRAWN = {*_BASIC, "path", "polyline", "polygon"}
 _GROUPS = {"svg", "g", "a", "switch"}
-_LENGTHS = ("x", "y", "width", "height", "rx", "ry", "cx", "cy", "r", "x1", "y1", "x2", "y2")
+_HORIZONTAL = ("x", "width", "rx", "cx", "x1", "x2")
+_VERTICAL = ("y", "height", "ry", "cy", "y1", "y2")
 
 
 class _Walk:
@@ -421,11 +453,10 @@ class _Walk:
         stroke, fill = self._paint("stroke", style), self._paint("fill", style)
         if style.properties["visibility"] != "visible" or (stroke is None and fill is None):
             return
-        diagonal = math.hypot(*viewport) / math.sqrt(2)  # SVG 1.1, 7.10
-        width = _length(style.properties["stroke-width"], diagonal)
+        width = _length(style.properties["stroke-width"], _diagonal(viewport))
         if element.tag == "line":
             fill = None  # it has no inside
-        yield _Shape(_geometry(element), matrix, viewport, stroke, fill, width)
+        yield _Shape(_geometry(element, viewport), matrix, stroke, fill, width)
 
     def _paint(self, kind: str, style: _Style) -> list[float] | None:
         """Straight RGBA of a style's "stroke" or "fill", with all opacities; None for none."""
@@ -487,20 +518,31 @@ def _size_of(use: ElementTree.Element | None) -> dict[str, str]:
     return {name: use.attrib[name] for name in ("width", "height") if name in use.attrib}
 
 
-def _geometry(element: ElementTree.Element) -> str | svgelements.Shape:
+def _geometry(
+    element: ElementTree.Element, viewport: tuple[float, float]
+) -> str | svgelements.Shape:
     if element.tag == "path":
         return element.get("d", "").strip()
     if element.tag in ("polyline", "polygon"):
         points = element.get("points", "").strip()  # pairs after a first move are lines
         return f"M{points}{'Z' if element.tag == 'polygon' else ''}" if points else ""
-    return _BASIC[element.tag](
-        {name: _short(element.attrib[name]) for name in _LENGTHS if name in element.attrib}
-    )
+    wholes = {
+        **dict.fromkeys(_HORIZONTAL, viewport[0]),
+        **dict.fromkeys(_VERTICAL, viewport[1]),
+        "r": _diagonal(viewport),
+    }
+    sizes = {
+        name: _length(element.attrib[name], whole)
+        for name, whole in wholes.items()
+        if element.get(name, "auto") != "auto"
+    }
+    return _BASIC[element.tag]({name: repr(size) for name, size in sizes.items()})
 
 
 # --------------------------------------------------------------------------- shapes to paths
 
 _TOKEN = re.compile(r"[A-Za-z]|[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_CUBIC = 7  # letters and numbers of one: C and three points
 
 
 def _refuse_long_paths(shapes: Sequence[_Shape], limits: Limits) -> None:
@@ -508,11 +550,18 @@ def _refuse_long_paths(shapes: Sequence[_Shape], limits: Limits) -> None:
     if len(shapes) > limits.paths:
         raise too_many(f"more than {limits.paths:,} paths")
     texts = [shape.geometry for shape in shapes if isinstance(shape.geometry, str)]
-    most = 7 * limits.segments + 4 * limits.paths  # C and its six numbers; M x y, Z
-    if sum(map(len, texts)) > limits.bytes:
+    most = _CUBIC * limits.segments + 4 * limits.paths  # M and its point, Z
+    weight = 12 * _CUBIC * (len(shapes) - len(texts))  # a circle is 12 curves
+    if weight > most or sum(map(len, texts)) > limits.bytes:
         raise too_many(f"more than {limits.segments:,} curves")
-    if sum(1 for text in texts for _ in _TOKEN.finditer(text)) > most:
-        raise too_many(f"more than {limits.segments:,} curves")
+    for text in texts:
+        each = 1
+        for token in _TOKEN.findall(text):
+            if token.isalpha():  # an arc of 7 numbers is up to 12 curves, and slow to read
+                each = _CUBIC if token in "Aa" else 1
+            weight += each
+        if weight > most:
+            raise too_many(f"more than {limits.segments:,} curves")
 
 
 def _outlines(shapes: Sequence[_Shape], limits: Limits) -> list[Row]:
@@ -523,7 +572,7 @@ def _outlines(shapes: Sequence[_Shape], limits: Limits) -> list[Row]:
         scale = math.sqrt(abs(float(np.linalg.det(linear))))
         half_width = 0.0 if shape.stroke is None else max(0.0, scale * shape.width / 2)
         stroke = shape.stroke or [0.0, 0.0, 0.0, 0.0]
-        for controls, closed in _subpaths(_path(shape)):
+        for controls, closed in _controls(shape.geometry):
             points = (np.asarray(controls) @ linear.T + offset).tolist()  # (L, 2)
             rows.append(Row(points, closed, half_width, stroke, shape.fill))
             segments += len(points) // 3
@@ -534,20 +583,19 @@ def _outlines(shapes: Sequence[_Shape], limits: Limits) -> list[Row]:
     return rows
 
 
-def _path(shape: _Shape) -> svgelements.Path:
-    geometry = shape.geometry
+def _controls(
+    geometry: str | svgelements.Shape,
+) -> list[tuple[list[tuple[float, float]], bool]]:
+    """Control points of each sub-path, 3n + 1 of an open and 3n of a closed one, and which it is."""
     if isinstance(geometry, str) and geometry[:1] not in ("M", "m", ""):
         raise _damaged("a path does not begin with a move")
     try:
-        if not isinstance(geometry, str):
-            geometry.render(ppi=96, width=shape.viewport[0], height=shape.viewport[1])
-        return svgelements.Path(geometry)
-    except (ValueError, TypeError, AttributeError, IndexError, ArithmeticError):
+        return list(_subpaths(svgelements.Path(geometry)))
+    except _LIBRARY_ERRORS:
         raise _damaged("a path cannot be read") from None
 
 
 def _subpaths(path: svgelements.Path) -> Iterator[tuple[list[tuple[float, float]], bool]]:
-    """Control points of each sub-path, 3n + 1 of an open and 3n of a closed one, and which it is."""
     points: list[tuple[float, float]] = []
     for segment in path:
         if isinstance(segment, (svgelements.Move, svgelements.Close)) and points:
@@ -577,7 +625,7 @@ def _closed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _cubics(segment: Any) -> list[tuple[float, float]]:
     """Two control points and the end, once for each cubic that makes up a segment."""
-    if isinstance(segment, svgelements.Arc):
+    if isinstance(segment, svgelements.Arc) and min(segment.rx, segment.ry) > 0:
         pieces = list(segment.as_cubic_curves())
         return [_xy(p) for c in pieces for p in (c.control1, c.control2, c.end)]
     start, end = _xy(segment.start), _xy(segment.end)
@@ -586,6 +634,7 @@ def _cubics(segment: Any) -> list[tuple[float, float]]:
     if isinstance(segment, svgelements.QuadraticBezier):
         control = _xy(segment.control)
         return [_between(start, control, 2 / 3), _between(end, control, 2 / 3), end]
+    # Line, or an arc without a radius (SVG 1.1, F.6.6).
     return _line(start, end)
 
 
