@@ -93,7 +93,7 @@ def point_at(controls: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Spans:
-    """M intervals of pixels, sorted by row and within a row by path.
+    """M intervals of pixels, those of a row in the order of their chords.
 
     Attributes:
         piece: (M,) the chord they are near to.
@@ -106,8 +106,19 @@ class Spans:
     column: Tensor
     count: Tensor
 
-    def __getitem__(self, part: slice) -> Spans:
-        return Spans(self.piece[part], self.row[part], self.column[part], self.count[part])
+    def by_row(self) -> Spans:
+        """The same, row after row."""
+        return self._select(self.row.int().sort(stable=True).indices)
+
+    def rows(self, first: int, end: int) -> Spans:
+        """Those in the rows first, ..., end - 1; the spans must be sorted by row."""
+        bounds = torch.tensor([first, end], device=self.row.device)
+        begin, stop = torch.searchsorted(self.row, bounds).tolist()
+        return Spans(*(v[begin:stop] for v in (self.piece, self.row, self.column, self.count)))
+
+    def _select(self, index: Tensor) -> Spans:
+        columns = (self.piece, self.row, self.column, self.count)
+        return Spans(*(v.index_select(0, index) for v in columns))
 
 
 def spans_of(pieces: Pieces, path: Tensor, radius: Tensor, canvas: tuple[int, int]) -> Spans:
@@ -154,9 +165,7 @@ def spans_of(pieces: Pieces, path: Tensor, radius: Tensor, canvas: tuple[int, in
     left = (torch.maximum(side(-1), slab + low) - 0.5).ceil().clamp(0, width)
     right = ((torch.minimum(side(1), slab + high) - 0.5).floor() + 1).clamp(0, width)
     count = (right - left).clamp(min=0).long()
-    order = row.int().sort(stable=True).indices
-    order = order[count.index_select(0, order) > 0]
-    return Spans(*(v.index_select(0, order) for v in (piece, row, left.long(), count)))
+    return Spans(piece, row, left.long(), count)._select(count.nonzero().squeeze(1))
 
 
 def _beyond(pieces: Pieces, path: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,8 +244,8 @@ def nearest_pieces(
     )
     s = torch.addcmul(start, nth, slope).clamp_(0, 1)  # (pairs,)
     squared = (x + nth - s * dx).square() + (y - s * dy).square()
-    # Keys are small for a fast sort: pixels are counted from the first row of these spans.
-    first_pixel = spans.row[:1] * width
+    # Small keys are sorted faster: pixels are counted from the first row of these spans.
+    first_pixel = spans.row.min() * width if len(spans.row) else 0
     base = (spans.row * width + spans.column - first_pixel).int()
     key, order = (base.index_select(0, span) + place.int()).sort(stable=True)
 
@@ -252,11 +261,14 @@ def nearest_pieces(
 
 
 def first_of_smallest(values: Tensor, group: Tensor, groups: int) -> Tensor:
-    """(groups,) place of the smallest value of each group, the first of equals."""
-    least = values.new_full((groups,), torch.inf).scatter_reduce_(0, group, values, "amin")
-    place = torch.arange(len(values), dtype=torch.int32, device=values.device)
-    place += (values > least.index_select(0, group)).int() * len(values)
-    return place.new_full((groups,), 2 * len(values)).scatter_reduce_(0, group, place, "amin")
+    """(groups,) place of the smallest of the values >= 0 of each group, the first of equals."""
+    # Floats >= 0 are ordered as their bits are, and the least integer is found much faster.
+    bits = values.float().view(torch.int32)
+    most = torch.iinfo(torch.int32).max
+    least = bits.new_full((groups,), most).scatter_reduce_(0, group, bits, "amin")
+    place = torch.arange(len(bits), dtype=torch.int32, device=bits.device)
+    place += (bits > least.index_select(0, group)).int() * len(bits)
+    return place.new_full((groups,), most).scatter_reduce_(0, group, place, "amin")
 
 
 @dataclass(frozen=True)
@@ -291,39 +303,45 @@ def nearest_points(controls: Tensor, x: Tensor, y: Tensor, t: Tensor) -> Nearest
     cx, cy = 3 * (x2 - x1) - bx, 3 * (y2 - y1) - by
     ex, ey = x3 - x0 - bx - cx, y3 - y0 - by - cy
     tiny = torch.finfo(x.dtype).tiny
+    curve_x, curve_y = (-ex, -cx, -bx, x), (-ey, -cy, -by, y)  # from the curve to the point
+    velocity_x, velocity_y = (3 * ex, 2 * cx, bx), (3 * ey, 2 * cy, by)
+    force_x, force_y = (6 * ex, 2 * cx), (6 * ey, 2 * cy)
 
-    def look(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        # From the curve to the point, and the curve's first and second derivative.
-        gx, gy = x - ((ex * t + cx) * t + bx) * t, y - ((ey * t + cy) * t + by) * t
-        vx, vy = (3 * ex * t + 2 * cx) * t + bx, (3 * ey * t + 2 * cy) * t + by
-        return gx, gy, vx, vy, 6 * ex * t + 2 * cx, 6 * ey * t + 2 * cy
-
-    gx, gy, vx, vy, wx, wy = look(t)
-    squared = vx * vx + vy * vy
+    gx, gy = _polynomial(t, *curve_x), _polynomial(t, *curve_y)
+    vx, vy = _polynomial(t, *velocity_x), _polynomial(t, *velocity_y)
+    wx, wy = _polynomial(t, *force_x), _polynomial(t, *force_y)
+    squared = _dot(vx, vy, vx, vy)
     # Near the centre of curvature the second derivative vanishes and Newton would run away.
-    slope = torch.maximum(squared - gx * wx - gy * wy, 0.25 * squared).clamp(min=tiny)
-    t = (t + (gx * vx + gy * vy) / slope).clamp(0, 1)
+    slope = torch.maximum(squared - _dot(gx, gy, wx, wy), 0.25 * squared).clamp_(min=tiny)
+    t = (t + _dot(gx, gy, vx, vy) / slope).clamp_(0, 1)
 
-    gx, gy, vx, vy, wx, wy = look(t)
-    inverse = (vx * vx + vy * vy).clamp(min=tiny).rsqrt()  # of the speed
+    gx, gy = _polynomial(t, *curve_x), _polynomial(t, *curve_y)
+    vx, vy = _polynomial(t, *velocity_x), _polynomial(t, *velocity_y)
+    wx, wy = _polynomial(t, *force_x), _polynomial(t, *force_y)
+    inverse = _dot(vx, vy, vx, vy).clamp_(min=tiny).rsqrt_()  # of the speed
     vx, vy = vx * inverse, vy * inverse
     # Between the ends what is left along the curve is Newton's error: the distance is across.
     inner = ((t > 0) & (t < 1)).to(t.dtype)
-    along = (gx * vx + gy * vy) * inner
-    gx, gy = gx - along * vx, gy - along * vy
-    distance = (gx * gx + gy * gy).sqrt()
+    along = _dot(gx, gy, vx, vy) * inner
+    gx, gy = torch.addcmul(gx, along, vx, value=-1), torch.addcmul(gy, along, vy, value=-1)
+    distance = _dot(gx, gy, gx, gy).sqrt_()
     # On the curve itself the normal is the tangent's; elsewhere this tips it by nothing.
-    nx, ny = gx - 1e-5 * vy, gy + 1e-5 * vx
-    norm = (nx * nx + ny * ny).clamp(min=1e-18).rsqrt()
+    nx, ny = torch.add(gx, vy, alpha=-1e-5), torch.add(gy, vx, alpha=1e-5)
+    norm = _dot(nx, ny, nx, ny).clamp_(min=1e-18).rsqrt_()
     nx, ny = nx * norm, ny * norm
-    return NearestPoints(
-        t,
-        distance,
-        nx,
-        ny,
-        inner * (wx * nx + wy * ny) * inverse * inverse,
-        1 - inner,
-    )
+    bend = inner * _dot(wx, wy, nx, ny) * inverse * inverse
+    return NearestPoints(t, distance, nx, ny, bend, 1 - inner)
+
+
+def _polynomial(t: Tensor, highest: Tensor, *lower: Tensor) -> Tensor:
+    value = highest
+    for coefficient in lower:
+        value = torch.addcmul(coefficient, value, t)
+    return value
+
+
+def _dot(ax: Tensor, ay: Tensor, bx: Tensor, by: Tensor) -> Tensor:
+    return torch.addcmul(ax * bx, ay, by)
 
 
 def half_plane(z: Tensor, nx: Tensor, ny: Tensor) -> tuple[Tensor, Tensor]:

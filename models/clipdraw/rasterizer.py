@@ -136,14 +136,15 @@ class _Plan:
             cost.index_add_(0, self.outlines.box_row, boxes)
         self.bands = _bands(cost.tolist())
         self.pairs = int(cost.sum())
+        if len(self.bands) > 1:
+            self.spans = self.spans.by_row()
 
     def fragments(self, first: int, end: int) -> _Band:
         """The fragments of the rows first, ..., end - 1."""
         width, _ = self.scene.canvas
-        bounds = torch.tensor([first, end], device=self.cubics.device)
-        part = slice(*torch.searchsorted(self.spans.row, bounds).tolist())
+        spans = self.spans if len(self.bands) == 1 else self.spans.rows(first, end)
         s = stroke_fragments(
-            self.cubics, self.scene.path, self.half_widths, self.pieces, self.spans[part], width
+            self.cubics, self.scene.path, self.half_widths, self.pieces, spans, width
         )
         if not self.scene.filled:
             return self._composited(s.pixel, s.path, s.cover.area, s, None, None)
