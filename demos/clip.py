@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -21,10 +21,11 @@ from demos.clip_pictures import (
     label_lists,
 )
 from demos.ui import badge, downloads, share
-from demos.ui.controls import run_button, stop_button, stops
+from demos.ui.controls import LIVE, QUIET, note, run_button, stage, stop_button, stops
 from demos.ui.howto import how_it_works
 from demos.ui.images import open_image, picture
-from demos.ui.jobs import DEVICE_EVENT, Done, explained
+from demos.ui.jobs import DEVICE_EVENT, explained
+from demos.ui.model import ask, model_choice, ran
 from demos.ui.tab import Atelier, Tab
 from demos.ui.text import parse_labels, parse_line
 from models.catalog import CATALOG, ModelRow
@@ -44,8 +45,6 @@ from models.clip.relevance import RelevanceMap, blend, explain, resized
 from models.errors import InputError
 from models.jobs import Job, Step
 
-T = TypeVar("T")
-
 MODELS: dict[str, ModelRow] = {name: row for name, row in CATALOG.items() if row.task == "clip"}
 FIRST = "clip-mini"
 MAX_MATCH = 12
@@ -54,17 +53,6 @@ MAX_TOP = 50
 # Long sides, pixels: what Why draws on, and what is kept and encoded of an uploaded collection.
 WHY_SIDE, THUMB_SIDE = 768, 256
 INDEX_DEADLINE_S = 1800.0  # 500 pictures by the largest model on a laptop's CPU
-LIVE: dict[str, Any] = {
-    "queue": False,
-    "show_progress": "hidden",
-    "trigger_mode": "always_last",
-    "api_visibility": "private",
-}
-QUIET: dict[str, Any] = {
-    "queue": False,
-    "show_progress": "hidden",
-    "api_visibility": "private",
-}
 _START = "cat-and-dog"
 _CAPTIONS = (
     "a cat and a dog\na sunflower\na pizza\na rocket near the moon\n"
@@ -109,7 +97,7 @@ class Album:
 def build(atelier: Atelier) -> list[share.Field]:
     """Draw the tab and return what its link carries."""
     gr.set_static_paths([EXAMPLES_DIR])
-    model = _build_model()
+    model = model_choice(MODELS, FIRST)
     with gr.Tabs(selected="recognise") as tabs:
         with gr.Tab("Recognise", id="recognise") as recognise_tab:
             subject = _build_recognise(atelier, model)
@@ -140,48 +128,15 @@ def build(atelier: Atelier) -> list[share.Field]:
 def warm(atelier: Atelier, model: str) -> None:
     """Recognise an example once, so that every kernel and cache is warm."""
     first = next(iter(examples().values()))
-    for _ in _ask(atelier, model, lambda c: classify(c, open_image(first.path), ["a cat"])):
+    for _ in ask(atelier, model, lambda c: classify(c, open_image(first.path), ["a cat"])):
         pass
 
 
 # --------------------------------------------------------------------------- shared parts
 
 
-def _build_model() -> gr.Dropdown:
-    with gr.Row(equal_height=False, elem_classes="clip-model"):
-        model = gr.Dropdown(
-            [(_title(row), name) for name, row in MODELS.items()],
-            value=FIRST,
-            label="Model",
-            filterable=False,
-            min_width=300,
-        )
-        note = _note(_knows(FIRST))
-    model.change(_knows, model, note, **QUIET)
-    return model
-
-
-def _note(value: str, **options: Any) -> gr.HTML:
-    """Small muted text; `value` is escaped HTML."""
-    return gr.HTML(
-        value, elem_classes="atelier-note", padding=False, apply_default_css=False, **options
-    )
-
-
 def _stage(text: str) -> gr.HTML:
-    """Where a result will be drawn as HTML of our own, free of Gradio's text styles."""
-    return gr.HTML(views.empty(text), padding=False, apply_default_css=False)
-
-
-def _title(row: ModelRow) -> str:
-    size = "comes with the app" if row.family == "mini" else f"{row.bytes / 1e6:,.0f} MB"
-    return f"{row.title} · {size} · {row.licence}"
-
-
-def _knows(name: str) -> str:
-    row = MODELS[name]
-    once = f" {escape(row.notice)}" if row.needs_download() else ""
-    return f"Knows: {escape(row.knows)}{once}"
+    return stage(views.empty(text))
 
 
 def _about(templates: str) -> str:
@@ -197,24 +152,8 @@ def _view_state(tabs: gr.Tabs, items: Sequence[gr.Tab]) -> gr.Textbox:
     return view
 
 
-def _ask(
-    atelier: Atelier,
-    model: str,
-    question: Callable[[Any], Job[T]],
-    *,
-    deadline_s: float | None = None,
-) -> Iterator[Step | Done[T]]:
-    """Load the model while others compute, then wait for the device and put the question."""
-    for fraction, message in atelier.registry.loading(model):
-        yield Step(min(max(fraction, 0.0), 1.0), message or "Loading")
-
-    yield from atelier.jobs.run(
-        lambda: atelier.registry.job(model, question), deadline_s=deadline_s
-    )
-
-
 def _badge(atelier: Atelier, model: str, seconds: float) -> str:
-    return badge.badge(MODELS[model].title, str(atelier.registry.device), seconds)
+    return ran(atelier, MODELS[model], seconds)
 
 
 def _download_buttons() -> tuple[gr.DownloadButton, gr.DownloadButton]:
@@ -252,7 +191,7 @@ def _build_recognise(atelier: Atelier, model: gr.Dropdown) -> Subject:
                 label="Examples",
                 elem_classes="clip-examples",
             )
-            credit = _note(escape(examples()[_START].credit))
+            credit = note(escape(examples()[_START].credit))
             chosen = gr.Textbox(_START, visible="hidden")
         with gr.Column(scale=1, min_width=320):
             labels = gr.Textbox(
@@ -270,7 +209,7 @@ def _build_recognise(atelier: Atelier, model: gr.Dropdown) -> Subject:
                 value="one",
                 label="Prompt templates",
             )
-            about = _note(_about("one"))
+            about = note(_about("one"))
             with gr.Row():
                 run = run_button("Recognise")
                 stop = stop_button()
@@ -296,7 +235,7 @@ def _build_recognise(atelier: Atelier, model: gr.Dropdown) -> Subject:
         def question(clip: Any) -> Job[Recognition]:
             return classify(clip, photo, words, templates=templates, temperature=temperature)
 
-        for event in _ask(atelier, model, question):
+        for event in ask(atelier, model, question):
             if isinstance(event, Step):
                 yield gr.skip(), badge.progress(event), gr.skip(), gr.skip()
             else:
@@ -415,7 +354,7 @@ def _build_why(atelier: Atelier, model: gr.Dropdown, tab: gr.Tab, subject: Subje
         def question(clip: Any) -> Job[RelevanceMap]:
             return explain(clip, photo, words, 0, templates=templates)
 
-        for event in _ask(atelier, model, question):
+        for event in ask(atelier, model, question):
             if isinstance(event, Step):
                 yield gr.skip(), badge.progress(event), gr.skip()
             else:
@@ -481,7 +420,7 @@ def _build_match(atelier: Atelier, model: gr.Dropdown) -> share.Field:
                 buttons=[],
                 elem_classes="clip-gallery",
             )
-            _note(escape(CREDIT))
+            note(escape(CREDIT))
             captions = gr.Textbox(
                 _CAPTIONS,
                 label=f"Captions, up to {MAX_MATCH}",
@@ -518,7 +457,7 @@ def _build_match(atelier: Atelier, model: gr.Dropdown) -> share.Field:
         def question(clip: Any) -> Job[Matching]:
             return match(clip, opened, words, temperature=temperature, normalise=normalise)
 
-        for event in _ask(atelier, model, question):
+        for event in ask(atelier, model, question):
             if isinstance(event, Step):
                 yield gr.skip(), badge.progress(event), gr.skip(), gr.skip()
             else:
@@ -603,7 +542,7 @@ def _build_search(atelier: Atelier, model: gr.Dropdown) -> share.Field:
                 label=embedded, columns=4, object_fit="contain", height="auto", interactive=False,
                 buttons=["download", "fullscreen"], elem_classes=["clip-gallery", "wide"],
             )  # fmt: skip
-            _note(escape(CREDIT))
+            note(escape(CREDIT))
     album, state = gr.State(), gr.State()
 
     @explained
@@ -625,7 +564,7 @@ def _build_search(atelier: Atelier, model: gr.Dropdown) -> share.Field:
             ranking = yield from search(clip, index, wanted)
             return ranking, own
 
-        for event in _ask(atelier, model, question, deadline_s=INDEX_DEADLINE_S):
+        for event in ask(atelier, model, question, deadline_s=INDEX_DEADLINE_S):
             if isinstance(event, Step):
                 yield (gr.skip(), badge.progress(event), *[gr.skip()] * 3)
             else:

@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from demos.ui.text import percent
 from models.clip.recognition import Matching, Ranking, Recognition
 
 CSS = (Path(__file__).parent / "clip.css").read_text(encoding="utf-8")
@@ -95,13 +96,6 @@ def _heats(table: Sequence[Sequence[float]], normalise: str) -> list[list[float]
         return [list(row) for row in table]
     low, high = min(map(min, table)), max(map(max, table))
     return [[(value - low) / max(high - low, 1e-9) for value in row] for row in table]
-
-
-def percent(share: float) -> str:
-    """0.973 -> "97%", 0.0123 -> "1.2%", 0.0000001 -> "<0.1%"."""
-    if 0 < share < 0.001:
-        return "<0.1%"
-    return f"{100 * share:.1f}%" if share < 0.0995 else f"{100 * share:.0f}%"
 
 
 def data_uri(image: Image.Image, side: int = 120) -> str:

@@ -1,11 +1,23 @@
-"""Run and Stop, looking and behaving the same in every tab."""
+"""Controls and event options that look and behave the same in every tab."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 from gradio.events import Dependency
 
 from demos.ui import badge
+
+QUIET: dict[str, Any] = {
+    "queue": False,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+"""Of events that take no device and no time."""
+LIVE: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+"""Of events that follow a slider while it is dragged."""
 
 
 def run_button(label: str = "Run") -> gr.Button:
@@ -18,14 +30,46 @@ def stop_button() -> gr.Button:
     return gr.Button("Stop", variant="stop", elem_classes="atelier-stop", scale=0, min_width=90)
 
 
-def stops(button: gr.Button, event: Dependency, status: gr.HTML) -> None:
-    """Make `button` end the run of `event` and say so in its status line."""
-    button.click(
+def stops(
+    button: gr.Button, events: Dependency | Sequence[Dependency], status: gr.HTML
+) -> Dependency:
+    """Make `button` end the run of an event, or of any of several, and say so in their status
+    line; returns the click, for what shall follow it."""
+    return button.click(
         badge.stopped,
         None,
         status,
-        cancels=[event],
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        cancels=[events] if isinstance(events, Dependency) else list(events),
+        **QUIET,
     )
+
+
+def slider(low: float, high: float, value: float, **options: Any) -> gr.Slider:
+    """A slider that hands over what it was given, for `text.parse_number` or a model to judge:
+    Gradio's own refusal does not say which of many numbers was wrong, and lets NaN through."""
+    component = gr.Slider(low, high, value, **options)
+    component.preprocess = _as_given  # type: ignore[method-assign]
+    return component
+
+
+def number(value: float | None, **options: Any) -> gr.Number:
+    """A number field that hands over what it was given, as `slider`."""
+    component = gr.Number(value, **options)
+    component.preprocess = _as_given  # type: ignore[method-assign]
+    return component
+
+
+def _as_given(payload: Any) -> Any:
+    return payload
+
+
+def note(value: str, **options: Any) -> gr.HTML:
+    """Small muted text; `value` is escaped HTML."""
+    return gr.HTML(
+        value, elem_classes="atelier-note", padding=False, apply_default_css=False, **options
+    )
+
+
+def stage(value: str, **options: Any) -> gr.HTML:
+    """Where a result is drawn as HTML of our own, free of Gradio's text styles."""
+    return gr.HTML(value, padding=False, apply_default_css=False, **options)

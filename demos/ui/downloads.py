@@ -8,15 +8,20 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+import gradio as gr
+from gradio.components import Component
+from gradio.events import Dependency
 from gradio.processing_utils import hash_bytes
 from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from demos.ui.jobs import DEVICE_EVENT
 
 SETTINGS_KEY = "clip-atelier"
 
@@ -60,6 +65,22 @@ def save_file(data: bytes, name: str) -> str:
         part.write(data)
     os.replace(part.name, path)
     return str(path)
+
+
+def makes(
+    button: gr.Button, make: Callable[..., Any], inputs: Sequence[Component], status: gr.HTML
+) -> Dependency:
+    """Let `button` make a file and hand it over: for what costs too much to lie ready.
+
+    make: generator of (path or `gr.skip()`, status line) pairs, a device event as any run.
+    """
+    carrier = gr.File(visible="hidden")
+    event = button.click(
+        make, list(inputs), [carrier, status], show_progress="hidden", api_visibility="private",
+        **DEVICE_EVENT,
+    )  # fmt: skip
+    event.success(None, carrier, None, js="(file) => window.atelier.save(file)")
+    return event
 
 
 def _dump(value: Mapping[str, Any], indent: int | None = None) -> str:

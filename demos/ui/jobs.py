@@ -246,6 +246,9 @@ class _Worker(threading.Thread, Generic[T]):
                     self._done = Done(step.value, time.monotonic() - began)
                     return
                 with self._fresh:
+                    if step.preview is None and self._step is not None:
+                        # Quick steps overtake the page; the picture among them is still to be seen.
+                        step = replace(step, preview=self._step.preview)
                     self._step = step
                     self._fresh.notify_all()
 

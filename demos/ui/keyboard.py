@@ -1,4 +1,4 @@
-"""Hands on the keyboard: Ctrl+Enter (or Cmd+Enter) runs, 1-9 open a tab; and copying a link.
+"""Hands on the keyboard: Ctrl+Enter (or Cmd+Enter) runs, 1-9 open a tab; copying a link, saving a file.
 
 One script in the page's head, as Gradio runs no script that stands in its HTML.
 """
@@ -41,6 +41,12 @@ HEAD = """
   };
 
   window.atelier = {
+    save(file) {  // what a button has just made
+      const link = document.createElement("a");
+      link.href = file.url;
+      link.download = file.orig_name || file.path.split("/").pop();
+      link.click();
+    },
     async copyLink(query) {
       const link = location.origin + location.pathname + "?" + query;
       const copied = await copy(link);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 
@@ -56,6 +57,26 @@ def parse_line(
     if len(line) > max_chars:
         raise InputError(f"This text has {len(line):,} characters; shorten it to {max_chars:,}.")
     return line
+
+
+def parse_number(value: object, *, what: str, whole: bool = False) -> float:
+    """A finite number, whole where asked for; from a page, an API call or a link.
+
+    `what` begins the sentence: "The seed" is a number, not …. Raises InputError for anything else.
+    """
+    kind = "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{what} is {kind}, not {str(value)[:20] or 'empty'}.")
+    if whole and value != int(value):
+        raise InputError(f"{what} is a whole number, not {value:g}.")
+    return int(value) if whole else float(value)
+
+
+def percent(share: float) -> str:
+    """0.973 -> "97%", 0.0123 -> "1.2%", 0.0000001 -> "<0.1%"."""
+    if 0 < share < 0.001:
+        return "<0.1%"
+    return f"{100 * share:.1f}%" if share < 0.0995 else f"{100 * share:.0f}%"
 
 
 def _checked(text: str | None) -> str:
