@@ -76,18 +76,21 @@ def painting(
     every stroke. The last one is the whole drawing.
 
     Raises:
-        InputError: as `picture`, and for frames outside 1 to `MAX_FRAMES`.
+        InputError: as `picture`, for frames outside 1 to `MAX_FRAMES`, and for more than
+            `MAX_FILM_PIXELS` in all; before anything is drawn.
     """
     check(strokes)
     if not 1 <= frames <= MAX_FRAMES:
         raise InputError(f"A film has 1 to {MAX_FRAMES} frames, not {frames}.")
-    return _paint(_scaled(strokes, side).detach(), frames, background)
+    count = max(1, min(frames, len(strokes)))
+    scaled = _scaled(strokes, side).detach()
+    _check_film(count, scaled.canvas)
+    return _paint(scaled, count, background)
 
 
-def _paint(strokes: Strokes, frames: int, background: svg.Color) -> Iterator[Image.Image]:
+def _paint(strokes: Strokes, count: int, background: svg.Color) -> Iterator[Image.Image]:
     width, height = strokes.canvas
     image = strokes.points.new_zeros(height, width, 4)
-    count = max(1, min(frames, len(strokes)))
     for group in torch.arange(len(strokes), device=image.device).tensor_split(count):
         with torch.no_grad():
             layer = render(strokes.select(group))  # (H, W, 4)
@@ -213,14 +216,18 @@ def _checked(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
             raise InputError("The frames of a film have one size; scale them first.")
         if count > MAX_FRAMES:
             raise InputError(f"A film has at most {MAX_FRAMES} frames; take every second one.")
-        if count * math.prod(size) > MAX_FILM_PIXELS:
-            raise InputError(
-                f"A film has at most {MAX_FILM_PIXELS / 1e6:.0f} million pixels in all its frames; "
-                "make it smaller or shorter."
-            )
+        _check_film(count, size)
         yield _on_white(frame)
     if size is None:
         raise InputError("There is no frame to make a film of; draw something first.")
+
+
+def _check_film(count: int, size: tuple[int, int]) -> None:
+    if count * math.prod(size) > MAX_FILM_PIXELS:
+        raise InputError(
+            f"A film has at most {MAX_FILM_PIXELS / 1e6:.0f} million pixels in all its frames; "
+            "make it smaller or shorter."
+        )
 
 
 def _on_white(frame: Image.Image) -> Image.Image:

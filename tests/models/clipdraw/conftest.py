@@ -1,0 +1,17 @@
+"""Drawing in the tests runs on one thread: two that wait for each other on a busy machine can take
+a hundred times as long as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
