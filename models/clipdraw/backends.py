@@ -70,22 +70,23 @@ class Diffvg:
         """
         pydiffvg = _pydiffvg()
         shapes: list[Any] = []
-    groups: list[Any] = []
-        fills: list[Tensor | None] = [None] * len(strokes)
-        if strokes.fills is not None:
-            fills = list(strokes.fills.float().cpu().unbind())
+        groups: list[Any] = []
+
+        def add(shape: Any, fill: Tensor | None, stroke: Tensor | None) -> None:
+            index = torch.tensor([len(shapes)])
+            groups.append(pydiffvg.ShapeGroup(index, fill_color=fill, stroke_color=stroke))
+            shapes.append(shape)
+
+        # diffvg paints a fill over the stroke of its own shape; two shapes put the stroke on top.
         cpu = strokes.to("cpu", torch.float32)
-        for index, fill in enumerate(fills):
-            # diffvg paints a fill over its own stroke; two shapes put the stroke on top.
-            for part, stroke in ((fill, None), (None, cpu.colors[index])):
-                if part is None and stroke is None:
-                    continue
-                groups.append(
-                    pydiffvg.ShapeGroup(
-                        shape_ids=torch.tensor([len(shapes)]), fill_color=part, stroke_color=stroke
-                    )
-                )
-                shapes.append(_shape(pydiffvg, cpu, index, part is not None))
+        for index in range(len(cpu)):
+            points = cpu.points[index, : int(cpu.lengths[index])]
+            closed = bool(cpu.closed[index])
+            if cpu.fills is not None:
+                outline = points if closed else _closed(points)
+                add(_path(pydiffvg, outline, True, torch.zeros(())), cpu.fills[index], None)
+            width, color = cpu.half_widths[index], cpu.colors[index]
+            add(_path(pydiffvg, points, closed, width), None, color)
         width, height = strokes.canvas
         scene = pydiffvg.RenderFunction.serialize_scene(width, height, shapes, groups)
         image: Tensor = pydiffvg.RenderFunction.apply(
@@ -95,17 +96,15 @@ class Diffvg:
         return torch.cat([image[..., :3] * alpha, alpha], -1).to(strokes.points.device)
 
 
-def _shape(pydiffvg: Any, strokes: Strokes, index: int, filled: bool) -> Any:
-    closed = bool(strokes.closed[index])
-    points = strokes.points[index, : int(strokes.lengths[index])]
-    if filled and not closed:  # as SVG does: a straight line back to the start
-        ends = torch.tensor([[2 / 3, 1 / 3], [1 / 3, 2 / 3]]) @ torch.stack([points[-1], points[0]])
-        points, closed = torch.cat([points, ends]), True
-    counts = torch.full((len(points) // 3,), 2, dtype=torch.int32)
-    width = strokes.half_widths[index]
-    return pydiffvg.Path(
-        counts, points.contiguous(), closed, width.detach() * 0 if filled else width
-    )
+def _path(pydiffvg: Any, points: Tensor, closed: bool, half_width: Tensor) -> Any:
+    inner = torch.full((len(points) // 3,), 2, dtype=torch.int32)  # control points of each cubic
+    return pydiffvg.Path(inner, points.contiguous(), closed, half_width)
+
+
+def _closed(points: Tensor) -> Tensor:
+    """An open path's points and a straight line back to the start, as SVG fills it."""
+    a, b = points[-1], points[0]
+    return torch.cat([points, torch.stack([a + (b - a) / 3, b - (b - a) / 3])])
 
 
 def composited_afterwards(strokes: Strokes) -> Tensor:
@@ -114,7 +113,7 @@ def composited_afterwards(strokes: Strokes) -> Tensor:
     diffvg averages the straight colour over a pixel, empty samples as black, and CLIPDraw
     multiplies that by the mean alpha: an edge pixel's colour is weighted by its coverage twice.
     With U the union of all strokes' coverages, whatever their alpha, U * colour comes within
-    41 to 71 dB of it.
+    40 to 71 dB of it.
     """
     solid = strokes.colors.detach().clone()
     solid[:, 3] = 1
