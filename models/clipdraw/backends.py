@@ -73,8 +73,10 @@ class Diffvg:
         groups: list[Any] = []
 
         def add(shape: Any, fill: Tensor | None, stroke: Tensor | None) -> None:
-            index = torch.tensor([len(shapes)])
-            groups.append(pydiffvg.ShapeGroup(index, fill_color=fill, stroke_color=stroke))
+            group = pydiffvg.ShapeGroup(
+                torch.tensor([len(shapes)]), fill, use_even_odd_rule=False, stroke_color=stroke
+            )
+            groups.append(group)
             shapes.append(shape)
 
         # diffvg paints a fill over the stroke of its own shape; two shapes put the stroke on top.
