@@ -368,6 +368,7 @@ _BASIC = {
 }
 _DRAWN = {*_BASIC, "path", "polyline", "polygon"}
 _GROUPS = {"svg", "g", "a", "switch"}
+_X, _Y, _WIDTH, _HEIGHT = ("x", "0"), ("y", "0"), ("width", "100%"), ("height", "100%")
 _HORIZONTAL = ("x", "width", "rx", "cx", "x1", "x2")
 _VERTICAL = ("y", "height", "ry", "cy", "y1", "y2")
 
@@ -419,29 +420,28 @@ class _Walk:
         self, element: ElementTree.Element, matrix: Matrix, at: _Place
     ) -> tuple[Matrix, tuple[float, float]]:
         """Matrix and viewport within a container."""
+        if element is self.root:  # its size has become the canvas
+            box = _view_box(element) or (0.0, 0.0, *_own_size(element))
+            return self._fit(element, matrix, (0.0, 0.0, *at.viewport), box)
         if element.tag not in ("use", "svg", "symbol"):
             return matrix, at.viewport
-        corner, size = (0.0, 0.0), at.viewport
-        if element is self.root:  # its size has become the canvas
-            box: Box | None = _view_box(element) or (0.0, 0.0, *_own_size(element))
-        else:
-            attributes = {**element.attrib, **_size_of(at.use)}
-            corner = (
-                _length(element.get("x", "0"), size[0]),
-                _length(element.get("y", "0"), size[1]),
-            )
-            size = (
-                _length(attributes.get("width", "100%"), size[0]),
-                _length(attributes.get("height", "100%"), size[1]),
-            )
-            box = _view_box(element)
+        own = {**element.attrib, **_size_of(at.use)}
+        x, width = (_length(own.get(*name), at.viewport[0]) for name in (_X, _WIDTH))
+        y, height = (_length(own.get(*name), at.viewport[1]) for name in (_Y, _HEIGHT))
         if element.tag == "use":
-            return matrix @ _shift(*corner), at.viewport
-        if box is None:
-            return matrix @ _shift(*corner), size
+            return matrix @ _shift(x, y), at.viewport
+        inner = _view_box(element)
+        if inner is None:
+            return matrix @ _shift(x, y), (width, height)
+        return self._fit(element, matrix, (x, y, width, height), inner)
+
+    def _fit(
+        self, element: ElementTree.Element, matrix: Matrix, outer: Box, inner: Box
+    ) -> tuple[Matrix, tuple[float, float]]:
+        """Matrix and viewport within an element whose viewBox `inner` is shown in `outer`."""
         aspect = element.get("preserveAspectRatio")
-        fit = svgelements.Viewbox.viewbox_transform(*corner, *size, *box, aspect)
-        return matrix @ self._matrix(fit), (box[2], box[3])
+        fit = svgelements.Viewbox.viewbox_transform(*outer, *inner, aspect)
+        return matrix @ self._matrix(fit), (inner[2], inner[3])
 
     def _drawn(
         self,
@@ -451,11 +451,11 @@ class _Walk:
         viewport: tuple[float, float],
     ) -> Iterator[_Shape]:
         stroke, fill = self._paint("stroke", style), self._paint("fill", style)
+        if element.tag == "line":
+            fill = None  # it has no inside
         if style.properties["visibility"] != "visible" or (stroke is None and fill is None):
             return
         width = _length(style.properties["stroke-width"], _diagonal(viewport))
-        if element.tag == "line":
-            fill = None  # it has no inside
         yield _Shape(_geometry(element, viewport), matrix, stroke, fill, width)
 
     def _paint(self, kind: str, style: _Style) -> list[float] | None:

@@ -178,6 +178,14 @@ def test_a_gif_of_a_painting_ends_with_the_drawing_on_clean_paper() -> None:
     assert data == gif(film)
 
 
+def test_a_gif_keeps_still_what_does_not_move() -> None:
+    film = list(painting(random_scene(4, 30), frames=15))
+    shown = [np.asarray(frame) for frame in opened(gif(film))[0]]
+    for nth in range(14):
+        still = (np.asarray(film[nth]) == np.asarray(film[nth + 1])).all(-1)
+        assert (shown[nth][still] == shown[nth + 1][still]).all()
+
+
 def decoded(data: bytes) -> list[Image.Image]:
     return [Image.fromarray(frame) for frame in iio.imread(data, extension=".mp4")]
 

@@ -265,6 +265,11 @@ def test_arcs_keep_to_their_circle() -> None:
     assert strokes.closed.tolist() == [True]
 
 
+def test_a_line_has_no_inside() -> None:
+    strokes = svg.read(document('<line x2="9" y2="5" stroke="red"/><line x2="5"/>'))
+    assert (len(strokes), strokes.fills) == (1, None)
+
+
 def test_sub_paths_become_paths_of_their_own() -> None:
     strokes = svg.read(document('<path d="M0 0h9v9zM20 20h9v9h-9z M50 50h9" stroke="red"/>'))
     assert strokes.segments.tolist() == [3, 4, 1]
