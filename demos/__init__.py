@@ -12,8 +12,9 @@ from typing import Any
 def _tabs() -> tuple[Any, ...]:
     """A new tab is one import and one name here (`demos.ui.tab.Tab` says what it holds)."""
     from demos.clip import TAB as CLIP
+    from demos.clipdraw import TAB as CLIPDRAW
 
-    return (CLIP,)
+    return (CLIP, CLIPDRAW)
 
 
 def __getattr__(name: str) -> Any:

@@ -34,7 +34,12 @@ def badge(model: str, device: str, seconds: float) -> str:
 
 def stopped() -> str:
     """What the line says after the Stop button."""
-    return '<div class="atelier-badge" role="status"><span>stopped</span></div>'
+    return said("stopped")
+
+
+def said(text: str) -> str:
+    """A few words on the line, as HTML."""
+    return f'<div class="atelier-badge" role="status"><span>{escape(text)}</span></div>'
 
 
 def memory_bytes(device: str) -> int:

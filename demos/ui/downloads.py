@@ -21,7 +21,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from demos.ui.jobs import DEVICE_EVENT
+from demos.ui.images import on_white
 
 SETTINGS_KEY = "clip-atelier"
 
@@ -41,7 +41,7 @@ def save_png(image: Image.Image, settings: Mapping[str, Any], stem: str) -> str:
 def save_jpeg(image: Image.Image, stem: str = "preview", *, quality: int = 90) -> str:
     """Path of a JPEG of `image`, the quick way to show a frame: `gr.Image` takes it as it is."""
     stream = io.BytesIO()
-    image.convert("RGB").save(stream, "JPEG", quality=quality)
+    on_white(image).save(stream, "JPEG", quality=quality)
     return save_file(stream.getvalue(), f"{stem}.jpg")
 
 
@@ -68,16 +68,21 @@ def save_file(data: bytes, name: str) -> str:
 
 
 def makes(
-    button: gr.Button, make: Callable[..., Any], inputs: Sequence[Component], status: gr.HTML
+    button: gr.Button,
+    make: Callable[..., Any],
+    inputs: Sequence[Component],
+    status: gr.HTML,
+    options: Mapping[str, Any],
 ) -> Dependency:
     """Let `button` make a file and hand it over: for what costs too much to lie ready.
 
-    make: generator of (path or `gr.skip()`, status line) pairs, a device event as any run.
+    make: inputs -> (path, status line), or a generator of them with `gr.skip()` until it is there.
+    options: how the event runs, `QUIET` or, where it takes the device, `DEVICE_EVENT`.
     """
     carrier = gr.File(visible="hidden")
     event = button.click(
-        make, list(inputs), [carrier, status], show_progress="hidden", api_visibility="private",
-        **DEVICE_EVENT,
+        make, list(inputs), [carrier, status],
+        **{"show_progress": "hidden", "api_visibility": "private", **options},
     )  # fmt: skip
     event.success(None, carrier, None, js="(file) => window.atelier.save(file)")
     return event

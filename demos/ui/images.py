@@ -103,6 +103,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise InputError("This picture has 32 bits per pixel and colour; save it with 8 or 16.")
+    return on_white(image)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent lies on white, whatever colour it hides."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")

@@ -59,17 +59,22 @@ def parse_line(
     return line
 
 
-def parse_number(value: object, *, what: str, whole: bool = False) -> float:
-    """A finite number, whole where asked for; from a page, an API call or a link.
+def parse_number(value: object, *, what: str, kind: str = "a number") -> float:
+    """A finite number, from a page, an API call or a link.
 
-    `what` begins the sentence: "The seed" is a number, not …. Raises InputError for anything else.
+    `what` begins the sentence: "The width is a number, not …". Raises InputError for all else.
     """
-    kind = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise InputError(f"{what} is {kind}, not {str(value)[:20] or 'empty'}.")
-    if whole and value != int(value):
-        raise InputError(f"{what} is a whole number, not {value:g}.")
-    return int(value) if whole else float(value)
+    return float(value)
+
+
+def parse_whole(value: object, *, what: str) -> int:
+    """A whole number, also written as 7.0. Raises InputError for all else."""
+    number = parse_number(value, what=what, kind="a whole number")
+    if number != int(number):
+        raise InputError(f"{what} is a whole number, not {number:g}.")
+    return int(number)
 
 
 def percent(share: float) -> str:
