@@ -22,6 +22,7 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from models.errors import InputError
 
+from . import compound
 from .plain import DEFAULT_LIMITS, MAX_SIDE, Limits, Row, from_rows, too_many
 from .strokes import Strokes
 
@@ -30,6 +31,7 @@ BACKGROUND_ID = "atelier-background"
 
 Matrix = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
+XY = tuple[float, float]
 
 
 def read(data: bytes | str, *, side: int | None = None, limits: Limits = DEFAULT_LIMITS) -> Strokes:
@@ -41,7 +43,8 @@ def read(data: bytes | str, *, side: int | None = None, limits: Limits = DEFAULT
     in `<style>` with selectors of one part (element, .class, #id).
 
     Lines and quadratics become cubics exactly, arcs to 3e-6 of their radius. Sub-paths become
-    separate paths, so the hole of a filled ring gets filled. Ends and joins become round, a
+    separate paths; where filled ones overlap, so that there may be holes, the fill becomes one
+    path without a stroke (`compound.join`) and the strokes follow. Ends and joins become round, a
     gradient becomes its stops' mean colour, and a group's opacity multiplies its members'. Not
     drawn: text, embedded pictures, dashes, markers, masks, clips, filters, animation, and the
     background that `svg.write` puts behind a drawing.
@@ -176,6 +179,7 @@ _INITIAL = {
     "stroke-opacity": "1",
     "color": "black",
     "visibility": "visible",
+    "fill-rule": "nonzero",
 }
 _PROPERTIES = {*_INITIAL, "opacity", "display", "transform", "stop-color", "stop-opacity"}
 
@@ -347,6 +351,7 @@ class _Shape:
     stroke: list[float] | None
     fill: list[float] | None
     width: float  # of the stroke, in the shape's own coordinates
+    even_odd: bool  # the rule it is filled by
 
 
 @dataclass(frozen=True)
@@ -456,7 +461,8 @@ class _Walk:
         if style.properties["visibility"] != "visible" or (stroke is None and fill is None):
             return
         width = _length(style.properties["stroke-width"], _diagonal(viewport))
-        yield _Shape(_geometry(element, viewport), matrix, stroke, fill, width)
+        even_odd = style.properties["fill-rule"] == "evenodd"
+        yield _Shape(_geometry(element, viewport), matrix, stroke, fill, width, even_odd)
 
     def _paint(self, kind: str, style: _Style) -> list[float] | None:
         """Straight RGBA of a style's "stroke" or "fill", with all opacities; None for none."""
@@ -568,24 +574,36 @@ def _outlines(shapes: Sequence[_Shape], limits: Limits) -> list[Row]:
     rows: list[Row] = []
     segments = 0
     for shape in shapes:
-        linear, offset = shape.matrix[:2, :2], shape.matrix[:2, 2]
-        scale = math.sqrt(abs(float(np.linalg.det(linear))))
-        half_width = 0.0 if shape.stroke is None else max(0.0, scale * shape.width / 2)
-        stroke = shape.stroke or [0.0, 0.0, 0.0, 0.0]
-        for controls, closed in _controls(shape.geometry):
-            points = (np.asarray(controls) @ linear.T + offset).tolist()  # (L, 2)
-            rows.append(Row(points, closed, half_width, stroke, shape.fill))
-            segments += len(points) // 3
-        if len(rows) > limits.paths:
+        subpaths = _controls(shape.geometry)
+        segments += sum(len(points) // 3 for points, _ in subpaths)
+        if len(rows) + len(subpaths) > limits.paths:
             raise too_many(f"more than {limits.paths:,} paths")
         if segments > limits.segments:
             raise too_many(f"more than {limits.segments:,} curves")
+        rows.extend(_rows(shape, subpaths))
     return rows
+
+
+def _rows(shape: _Shape, subpaths: Sequence[tuple[list[XY], bool]]) -> Iterator[Row]:
+    linear, offset = shape.matrix[:2, :2], shape.matrix[:2, 2]
+    scale = math.sqrt(abs(float(np.linalg.det(linear))))
+    half_width = 0.0 if shape.stroke is None else max(0.0, scale * shape.width / 2)
+    clear, fill = [0.0] * 4, shape.fill
+    if fill is not None and len(subpaths) > 1:
+        outlines = [np.asarray(p if closed else _closed(p)) for p, closed in subpaths]
+        if compound.overlap(outlines):
+            joined = compound.join(outlines, even_odd=shape.even_odd) @ linear.T + offset
+            yield Row(joined.tolist(), True, 0.0, clear, fill)
+            fill = None
+    if shape.stroke is not None or fill is not None:
+        for points, closed in subpaths:
+            moved = np.asarray(points) @ linear.T + offset  # (L, 2)
+            yield Row(moved.tolist(), closed, half_width, shape.stroke or clear, fill)
 
 
 def _controls(
     geometry: str | svgelements.Shape,
-) -> list[tuple[list[tuple[float, float]], bool]]:
+) -> list[tuple[list[XY], bool]]:
     """Control points of each sub-path, 3n + 1 of an open and 3n of a closed one, and which it is."""
     if isinstance(geometry, str) and geometry[:1] not in ("M", "m", ""):
         raise _damaged("a path does not begin with a move")
@@ -595,8 +613,8 @@ def _controls(
         raise _damaged("a path cannot be read") from None
 
 
-def _subpaths(path: svgelements.Path) -> Iterator[tuple[list[tuple[float, float]], bool]]:
-    points: list[tuple[float, float]] = []
+def _subpaths(path: svgelements.Path) -> Iterator[tuple[list[XY], bool]]:
+    points: list[XY] = []
     for segment in path:
         if isinstance(segment, (svgelements.Move, svgelements.Close)) and points:
             if isinstance(segment, svgelements.Close):
@@ -613,7 +631,7 @@ def _subpaths(path: svgelements.Path) -> Iterator[tuple[list[tuple[float, float]
         yield points, False
 
 
-def _closed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _closed(points: list[XY]) -> list[XY]:
     """Of a sub-path that Z ends: without its last point if that is the first one, else with a
     line back to it. Z after a mere move is a dot."""
     first, last = points[0], points[-1]
@@ -623,7 +641,7 @@ def _closed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return points + _line(last, first)[:-1]
 
 
-def _cubics(segment: Any) -> list[tuple[float, float]]:
+def _cubics(segment: Any) -> list[XY]:
     """Two control points and the end, once for each cubic that makes up a segment."""
     if isinstance(segment, svgelements.Arc) and min(segment.rx, segment.ry) > 0:
         pieces = list(segment.as_cubic_curves())
@@ -638,15 +656,13 @@ def _cubics(segment: Any) -> list[tuple[float, float]]:
     return _line(start, end)
 
 
-def _line(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[float, float]]:
+def _line(start: XY, end: XY) -> list[XY]:
     return [_between(start, end, 1 / 3), _between(start, end, 2 / 3), end]
 
 
-def _between(
-    start: tuple[float, float], end: tuple[float, float], share: float
-) -> tuple[float, float]:
+def _between(start: XY, end: XY, share: float) -> XY:
     return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
 
 
-def _xy(point: Any) -> tuple[float, float]:
+def _xy(point: Any) -> XY:
     return float(point.x), float(point.y)

@@ -167,6 +167,18 @@ FOREIGN = {
         '<path d="M10 10L90 20L30 70" fill="#f80" stroke="navy" stroke-width="6" '
         'stroke-linecap="round" stroke-linejoin="round"/>'
     ),
+    "ring": document('<path d="M10 10h80v80h-80z M30 30v40h40v-40z" fill="teal"/>'),
+    "no ring": document('<path d="M10 10h80v80h-80z M30 30h40v40h-40z" fill="teal"/>'),
+    "even-odd rings": document(
+        '<path fill-rule="evenodd" fill="#a40" d="M10 10h80v80h-80z M20 20h60v60h-60z '
+        "M50 30a20 20 0 100 40a20 20 0 100-40z M45 45h10v10h-10z M83 83h4v4h-4z "
+        'M94 2l4 0 0 4z"/>'
+    ),
+    "stroked ring": document(
+        '<path d="M10 10h80v80h-80z M30 30v40h40v-40" fill="teal" fill-opacity=".5" '
+        'stroke="red" stroke-width="6" stroke-linejoin="round" stroke-linecap="round"/>'
+    ),
+    "overlapping": document('<path d="M10 10h50v50h-50zM40 40h50v50h-50z" fill="navy"/>'),
     "translucent": document(
         '<path d="M10 10L90 20L30 70z" fill="red" fill-opacity=".4" stroke="#00f" '
         'stroke-opacity="50%" stroke-width="8" stroke-linejoin="round"/>'
@@ -237,6 +249,23 @@ def test_a_document_from_elsewhere_looks_as_in_another_renderer(name: str) -> No
     theirs, ours = resvg(FOREIGN[name]), picture(svg.read(FOREIGN[name]))
     assert ours.getcolors(1) is None  # something is drawn
     assert psnr(theirs, ours) >= 35
+
+
+@pytest.mark.parametrize("name", ["ring", "no ring", "even-odd rings", "overlapping"])
+def test_what_is_filled_together_is_one_path_and_stays_one(name: str) -> None:
+    strokes = svg.read(FOREIGN[name])
+    text = svg.write(strokes)
+    assert len(strokes) == 1
+    assert psnr(resvg(text), resvg(FOREIGN[name])) >= 45
+    assert svg.write(svg.read(text)) == text
+
+
+def test_a_thousand_nested_outlines_are_read_in_a_moment() -> None:
+    squares = "".join(f"M{k / 8} {k / 8}H{400 - k / 8}V{400 - k / 8}H{k / 8}z" for k in range(1500))
+    start = time.process_time()
+    strokes = svg.read(document(f'<path fill-rule="evenodd" d="{squares}"/>'))
+    assert time.process_time() - start < 2
+    assert len(strokes) == 1
 
 
 @pytest.mark.parametrize(
