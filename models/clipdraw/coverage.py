@@ -318,7 +318,7 @@ def nearest_points(controls: Tensor, x: Tensor, y: Tensor, t: Tensor) -> Nearest
     gx, gy = _polynomial(t, *curve_x), _polynomial(t, *curve_y)
     vx, vy = _polynomial(t, *velocity_x), _polynomial(t, *velocity_y)
     wx, wy = _polynomial(t, *force_x), _polynomial(t, *force_y)
-    inverse = _dot(vx, vy, vx, vy).clamp_(min=tiny).rsqrt_()  # of the speed
+    inverse = _dot(vx, vy, vx, vy).clamp_(min=1e-12).rsqrt_()  # of the speed, 0 at cusps
     vx, vy = vx * inverse, vy * inverse
     # Between the ends what is left along the curve is Newton's error: the distance is across.
     inner = ((t > 0) & (t < 1)).to(t.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .coverage import Pieces, bernstein, ragged
 
-TOLERANCE = 0.02  # pixels between an outline and its chords: they are the fill's true edge
+TOLERANCE = 0.005  # pixels between an outline and its chords: they are the fill's true edge
 LEAST_COVER = 1e-4  # what is below is rounding, and does not make a fragment
 
 
