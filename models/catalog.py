@@ -188,13 +188,6 @@ _ROWS = (
         CLIP_MINI_FILES,
         "About 1,600 emoji things, drawn faces and 99 kinds of photographed things; any words.",
     ),
-    _mini(
-        "clip-mini-critic",
-        "CLIP mini, hardened",
-        "clipdraw",
-        CRITIC_FILES,
-        "What CLIP mini knows, trained on adversarial pictures too, so that its gradients draw.",
-    ),
     _openai(
         "clip-vit-b-32",
         "CLIP ViT-B/32",
@@ -275,6 +268,13 @@ _ROWS = (
         load=_load_official,
         tag="webli",
         half=True,
+    ),
+    _mini(
+        "clip-mini-critic",
+        "CLIP mini, hardened",
+        "clipdraw",
+        CRITIC_FILES,
+        "What CLIP mini knows, trained on adversarial pictures too, so that its gradients draw.",
     ),
 )
 

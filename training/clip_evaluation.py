@@ -58,7 +58,12 @@ class Figure:
 
 def features(encoder: ClipEncoder, pictures: Tensor) -> Tensor:
     """(N, 3, H, W) in [0, 1] -> (N, D) unit vectors."""
+    side = encoder.image_size
     with torch.inference_mode():
+        if pictures.shape[-1] != side:
+            pictures = torch.nn.functional.interpolate(
+                pictures, (side, side), mode="bicubic", antialias=True, align_corners=False
+            ).clamp(0, 1)
         parts = [encoder.image_features(encoder.normalize(p)) for p in pictures.split(128)]
     return torch.cat(parts).cpu()
 

@@ -13,13 +13,16 @@ from PIL import Image
 
 from models.catalog import ASSETS
 from models.clip import load_mini
-from training import clip_evaluation
+from training import clip_evaluation, clipdraw_evaluation
 from training.clip_evaluation import Figure
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "clip-mini": clip_evaluation.evaluate,
+    "clip-judge": clip_evaluation.evaluate,
+    "clipdraw": clipdraw_evaluation.evaluate,
 }
+FOLDERS = {"clipdraw": "clip-mini-critic"}  # whose drawings are judged
 
 
 def measure(name: str, directory: Path) -> list[Figure]:
@@ -31,14 +34,14 @@ def measure(name: str, directory: Path) -> list[Figure]:
     return figures
 
 
-def write_card(directory: Path, figures: list[Figure], seconds: float) -> None:
+def write_card(name: str, directory: Path, figures: list[Figure], seconds: float) -> None:
     """Replace the measured part of `card.md`; the words around it are a person's."""
     table = "\n".join(figure.row() for figure in figures)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
     measured = (
-        f"{BEGIN}\nWritten by `python -m training.evaluate {directory.name}` at commit {commit or '?'},"
+        f"{BEGIN}\nWritten by `python -m training.evaluate {name}` at commit {commit or '?'},"
         f" {seconds / 60:.0f} minutes on {torch.get_num_threads()} threads"
         f" ({platform.processor() or platform.machine()}, torch {torch.__version__}).\n\n"
         f"| figure | measured | bar | |\n|---|---|---|---|\n{table}\n{END}"
@@ -74,14 +77,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--card", action="store_true", help="write the figures into card.md")
     parser.add_argument("--ascent", action="store_true", help="draw gradient ascent on pixels too")
     options = parser.parse_args(arguments)
-    directory = options.weights or ASSETS / options.model
+    directory = options.weights or ASSETS / FOLDERS.get(options.model, options.model)
     if options.exact:
         print(clip_evaluation.half_precision_loss(directory, options.exact).row())
         return
     began = time.monotonic()
     figures = measure(options.model, directory)
     if options.card:
-        write_card(directory, figures, time.monotonic() - began)
+        write_card(options.model, directory, figures, time.monotonic() - began)
     if options.ascent:
         draw_ascent(directory)
 

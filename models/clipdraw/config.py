@@ -66,6 +66,8 @@ class DrawConfig:
         reseed_every: steps between looking for strokes that do nothing; 0 never.
         blur: standard deviation of the blur over the views at the beginning, as a fraction of
             their side; gone at half of the steps.
+        ink: cost of the mean alpha; lets strokes vanish that do nothing, to begin anew elsewhere.
+        centred: how strongly the first strokes keep to the middle; 0 not at all, 1 fully.
         augmentation, scoring: how the critic looks and what it is asked.
         seed: of everything random; on a CPU the same seed gives the same drawing.
     """
@@ -86,6 +88,8 @@ class DrawConfig:
     stages: tuple[float, ...] = (0.4, 0.7, 1.0)
     reseed_every: int = 40
     blur: float = 0.03
+    ink: float = 0.02
+    centred: float = 1.0
     augmentation: Augmentation = field(default_factory=Augmentation.strong)
     scoring: Scoring = field(default_factory=Scoring)
     seed: int = 0
@@ -106,7 +110,7 @@ class DrawConfig:
         return DrawConfig(
             strokes=256, steps=1000, half_width=1.0, width_range=(1.0, 50.0),
             point_rate=1.0, width_rate=0.1, color_rate=0.01, schedule="steps", start="random",
-            stages=(1.0,), reseed_every=0, blur=0.0, augmentation=Augmentation(),
+            stages=(1.0,), reseed_every=0, blur=0.0, ink=0.0, centred=0.0, augmentation=Augmentation(),
             scoring=Scoring(normalize=False),
         )  # fmt: skip
 
@@ -121,10 +125,19 @@ class DrawConfig:
             ("The smallest half width", low, 0.1, 100),
             ("The largest half width", high, low, 100),
             ("The half width", self.half_width, 0.1, 100),
+            ("The points' rate", self.point_rate, 0, 100),
+            ("The widths' rate", self.width_rate, 0, 100),
+            ("The colours' rate", self.color_rate, 0, 1),
+            ("The blur", self.blur, 0, 1),
+            ("The number of steps between beginning strokes anew", self.reseed_every, 0, MAX_STEPS),
             ("The seed", self.seed, 0, 2**32 - 1),
+            *(("A share of strokes", share, 0, 1) for share in self.stages),
+            *(("A part of the background", part, 0, 1) for part in self.background or ()),
         ):
             if not least <= value <= most:  # also refuses NaN
                 raise InputError(f"{name} lies between {least:g} and {most:g}, not at {value:g}.")
+        if not self.stages:
+            raise InputError("Give at least one share of strokes to begin with; (1.0,) is all.")
         if self.schedule not in ("steps", "cosine") or self.start not in ("random", "gradient"):
             raise InputError("Schedules are steps or cosine, starts are random or gradient.")
 

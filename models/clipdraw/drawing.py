@@ -246,8 +246,9 @@ class _Easel:
         canvas = render(current.scaled(self.factor))  # (h, w, 4) premultiplied
         canvas.retain_grad()
         loss = self._loss(canvas, self._blur_at(step))
+        ink = config.ink * current.colors[:, 3].mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + ink).backward()  # type: ignore[no-untyped-call]
         self._remember(canvas)
         for parameter in self._parameters:
             if parameter.grad is not None:
@@ -333,6 +334,8 @@ class _Easel:
     def _opening(self, start: Strokes | None) -> Strokes:
         """The first strokes; sets which of them move."""
         config = self.config
+        if start is None and self.region is not None:
+            raise InputError("A region is redrawn in a drawing to go on from; give that too.")
         if start is None:
             self.moving = _yes(self._due(0))
             if config.start == "gradient":
@@ -385,6 +388,8 @@ class _Easel:
         weight, colors = seeding.gradient_maps(self.gradient.cpu(), self.picture.cpu())
         if self.region is not None:
             weight = weight * _inside(self.region, weight, self.factor)
+        elif step == 0:
+            weight = weight * _middle(weight) ** config.centred
         fine = 1.0 - 0.5 * step / config.steps if len(config.stages) > 1 else 1.0
         low, high = config.width_range
         half_width = min(max(config.half_width * fine, low), high) * config.scale
@@ -497,6 +502,14 @@ class _Easel:
 
 def _yes(count: int) -> Tensor:
     return torch.ones(count, dtype=torch.bool)
+
+
+def _middle(like: Tensor) -> Tensor:
+    """(h, w) 1 in the middle, falling to 0 at the border like a squared cosine."""
+    rows, columns = (
+        torch.hann_window(count + 2, periodic=False)[1:-1].to(like) for count in like.shape
+    )
+    return rows[:, None] * columns
 
 
 def _inside(region: tuple[float, float, float, float], like: Tensor, factor: float) -> Tensor:

@@ -29,6 +29,7 @@ EVERY_OFFICIAL_ROW = pytest.mark.parametrize("row", [_row(row.name) for row in O
 def test_the_promised_models_are_on_offer() -> None:
     assert set(CATALOG) >= {
         "clip-mini",
+        "clip-mini-critic",
         "clip-vit-b-32",
         "clip-vit-b-16",
         "clip-vit-l-14",
@@ -113,11 +114,12 @@ def _embedded(folder: Path, *files: WeightFile) -> ModelRow:
     return replace(CATALOG["clip-mini"], source=Embedded(folder), files=files)
 
 
-def test_clip_mini_is_embedded_and_genuine() -> None:
-    row = CATALOG["clip-mini"]
-    assert row.source == Embedded(ASSETS / "clip-mini")
+@pytest.mark.parametrize("name", ["clip-mini", "clip-mini-critic"])
+def test_mini_is_embedded_and_genuine(name: str) -> None:
+    row = CATALOG[name]
+    assert row.source == Embedded(ASSETS / name)
     assert not row.needs_download()
-    with Registry(CATALOG, device="cpu", offline=True).lease("clip-mini") as clip:
+    with Registry(CATALOG, device="cpu", offline=True).lease(name) as clip:
         features = clip.encode_text(["a red apple"])
         assert features.shape == (1, clip.embed_dim)
 
