@@ -327,7 +327,8 @@ class _Easel:
         self.gradient = 0.8 * self.gradient + 0.2 * canvas.grad[..., :3].permute(2, 0, 1)
         ground = canvas.new_tensor(self.config.background or (1.0, 1.0, 1.0))
         self.picture = over(canvas.detach(), ground).permute(2, 0, 1)
-        self.activity += self.colors.grad.detach().abs().sum(1)
+        # Not of alpha: ink pulls at that of a stroke nobody sees, too.
+        self.activity += self.colors.grad.detach()[:, :3].abs().sum(1)
 
     # ------------------------------------------------------------------- strokes come and go
 
