@@ -111,6 +111,8 @@ class SpaceConfig:
         jitter: a side is looked at from up to this many degrees to its left and right, so that
             it is more than a flat picture; 0 to 90.
         spread: how far a new stroke may lie before or behind the middle of its side's half, 0 to 1.
+        extent: radius of the ball about the origin that control points keep to, 0.1 to 2.5.
+        ink: cost of the mean alpha, 0 to 1; lets strokes vanish that serve no side.
         background: RGB in [0, 1]; None is transparent, judged over random light grounds.
         point_rate, width_rate, color_rate: Adam's learning rates, units of the world a step.
         schedule: of the rates, see `drawing.rate_at`.
@@ -122,13 +124,15 @@ class SpaceConfig:
     """
 
     strokes: int = 128
-    steps: int = 400
+    steps: int = 300
     max_segments: int = 3
     half_width: float = 0.035
     width_range: tuple[float, float] = (0.01, 0.12)
     camera: Camera = field(default_factory=Camera)
     jitter: float = 12.0
-    spread: float = 0.3
+    spread: float = 0.6
+    extent: float = 1.3
+    ink: float = 0.02
     background: RGB | None = WHITE
     point_rate: float = 0.02
     width_rate: float = 0.002
@@ -154,7 +158,7 @@ class SpaceConfig:
     def reference() -> SpaceConfig:
         """The published 200 strokes, 500 steps and camera, with the flat notebook's views."""
         return SpaceConfig(
-            strokes=200, steps=500, schedule="steps", start="random", blur=0.0,
+            strokes=200, steps=500, schedule="steps", start="random", blur=0.0, extent=2.5, ink=0.0,
             camera=Camera(radius=3.0), augmentation=Augmentation(),
             scoring=Scoring(normalize=False),
         )  # fmt: skip
@@ -170,6 +174,8 @@ class SpaceConfig:
             ("The half width", self.half_width, 0.001, 1),
             ("The jitter", self.jitter, 0, 90),
             ("The spread", self.spread, 0, 1),
+            ("The extent", self.extent, 0.1, 2.5),
+            ("The cost of ink", self.ink, 0, 1),
             ("The points' rate", self.point_rate, 0, 1),
             ("The widths' rate", self.width_rate, 0, 1),
             ("The colours' rate", self.color_rate, 0, 1),
@@ -370,8 +376,9 @@ class _Sculpture:
         away = self.config.jitter * float(2 * torch.rand((), generator=self.generator) - 1)
         canvas = render(self.strokes.seen_from(self.azimuths[turn] + away, self.factor))
         loss = self._loss(canvas, turn, step)
+        ink = self.config.ink * self.strokes.colors[:, 3].mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + ink).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self._clamp()
         self._score(float(loss.detach()), turn, step)
@@ -493,5 +500,7 @@ class _Sculpture:
 
     def _clamp(self) -> None:
         with torch.no_grad():
+            length = self.strokes.points.norm(dim=-1, keepdim=True)
+            self.strokes.points.mul_((self.config.extent / length.clamp(min=1e-9)).clamp(max=1))
             self.strokes.half_widths.clamp_(*self.config.width_range)
             self.strokes.colors.clamp_(0, 1)

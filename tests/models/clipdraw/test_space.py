@@ -301,6 +301,24 @@ def test_widths_and_colours_stay_within_their_limits_at_every_step() -> None:
         assert bool(strokes.points.isfinite().all())
 
 
+@pytest.mark.parametrize("extent", [0.3, 1.0])
+def test_strokes_keep_to_a_ball_and_those_inside_it_are_not_touched(extent: float) -> None:
+    config = replace(SMALL, extent=extent, point_rate=0.2)
+    lengths = [step.drawing.strokes.points.norm(dim=-1) for step in job(config=config)]
+    assert max(float(length.max()) for length in lengths) <= extent + 1e-5
+    assert float(lengths[-1].max()) > extent - 1e-3  # at this rate some come to its surface
+    wide, wider = (run_to_end(job(config=replace(SMALL, extent=far))).strokes for far in (2.4, 2.5))
+    assert torch.equal(wide.points, wider.points)
+
+
+def test_ink_makes_strokes_fade_that_no_side_needs() -> None:
+    alphas = [
+        run_to_end(job(config=replace(SMALL, ink=ink))).strokes.colors[:, 3].mean()
+        for ink in (0.0, 1.0)
+    ]
+    assert float(alphas[1]) < float(alphas[0]) - 0.1
+
+
 def test_the_best_so_far_has_the_smallest_smoothed_loss() -> None:
     *steps, last = job(config=replace(SMALL, steps=40, point_rate=0.2))
     smooth, means = [math.nan, math.nan], []
@@ -393,6 +411,9 @@ def test_sides_without_words_or_too_many_are_refused(views: Any, sentence: str) 
         ({"width_range": (math.nan, 0.1)}, "smallest half width"),
         ({"jitter": -1.0}, "jitter"),
         ({"spread": 2.0}, "spread"),
+        ({"extent": 0.0}, "extent"),
+        ({"extent": math.nan}, "extent"),
+        ({"ink": -1.0}, "ink"),
         ({"point_rate": math.inf}, "points' rate"),
         ({"width_rate": math.nan}, "widths' rate"),
         ({"color_rate": -0.1}, "colours' rate"),
