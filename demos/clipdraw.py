@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from demos import clipdraw_files as files
 from demos import clipdraw_form as form
@@ -67,22 +66,26 @@ _EMPTY = "The drawing appears here, stroke by stroke."
 def build(atelier: Atelier) -> list[share.Field]:
     """Draw the tab and return what its link carries."""
     model = model_choice(MODELS, FIRST)
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=330):
-            entries = {"model": model, **_build_words(), **_build_numbers()}
+    # Three parts: on a wide page the drawing stands beside both others, on a phone between them.
+    with gr.Row(equal_height=False, elem_classes="draw-layout"):
+        with gr.Column(min_width=300):
+            entries, samples = _build_words()
             with gr.Row():
                 run = run_button("Draw")
                 stop = stop_button()
             status = badge.status_line()
-            entries |= _build_looks() | _build_start() | _build_method()
-            note(KNOWS)
-        with gr.Column(scale=3, min_width=330):
+        with gr.Column(min_width=300):
             with gr.Row(equal_height=False):
                 with gr.Column(scale=3, min_width=300):
                     easel = stage(views.empty(_EMPTY), js_on_load=views.DRAG)
-                with gr.Column(scale=1, min_width=210):
+                with gr.Column(scale=2, min_width=200):
                     panel = stage(views.panel((), (), 0, 0))
             after = _build_after()
+        with gr.Column(min_width=300):
+            entries |= _build_numbers() | _build_steering(entries["prompt"])
+            entries |= _build_looks() | _build_start()
+            entries |= {"model": model, **_build_method()}
+            note(KNOWS)
     how_it_works(
         views.DIAGRAM,
         views.HOW,
@@ -90,7 +93,7 @@ def build(atelier: Atelier) -> list[share.Field]:
         "Language-Image Encoders",
         url="https://arxiv.org/abs/2106.14843",
     )
-    page = _Page(atelier, entries, easel, panel, status, run, stop, after)
+    page = _Page(atelier, entries, samples, easel, panel, status, run, stop, after)
     return page.wire()
 
 
@@ -146,18 +149,14 @@ def paint(
 # --------------------------------------------------------------------------------- the form
 
 
-def _build_words() -> dict[str, Component]:
-    prompt = gr.Textbox(
-        START, label="Prompt", info="What to draw, in any words; Enter draws.", max_lines=3
-    )
-    negative = gr.Textbox(
-        "", label="Negative prompt", info="What it should not look like, one per line.",
-        lines=1, max_lines=4,
-    )  # fmt: skip
-    styles = gr.Dataset(
-        components=["textbox"], samples=[[style] for style in STYLES], type="index",
-        layout="gallery", label="Style", samples_per_page=len(STYLES), elem_classes="draw-chips",
-    )  # fmt: skip
+def _build_words() -> tuple[dict[str, Any], gr.Dataset]:
+    prompt = gr.Textbox(START, label="Prompt", info="What to draw; Enter draws.", max_lines=3)
+    samples = _chips(EXAMPLES, "Examples, drawn at once")
+    return {"prompt": prompt}, samples
+
+
+def _build_steering(prompt: gr.Textbox) -> dict[str, Any]:
+    styles = _chips(STYLES, "Style, put behind the prompt")
 
     def restyle(index: int, text: str) -> str:
         """Add a style behind the words, or take it away again."""
@@ -165,10 +164,22 @@ def _build_words() -> dict[str, Component]:
         return text.removesuffix(ending) if text.endswith(ending) else text + ending
 
     styles.click(restyle, [styles, prompt], prompt, **QUIET)
-    return {"prompt": prompt, "negative": negative}
+    negative = gr.Textbox(
+        "", label="Negative prompt", info="What it should not look like, one per line.",
+        lines=1, max_lines=4,
+    )  # fmt: skip
+    return {"negative": negative}
 
 
-def _build_numbers() -> dict[str, Component]:
+def _chips(texts: Sequence[str], label: str) -> gr.Dataset:
+    """Texts to click on."""
+    return gr.Dataset(
+        components=["textbox"], samples=[[text] for text in texts], type="index",
+        layout="gallery", label=label, samples_per_page=len(texts), elem_classes="draw-chips",
+    )  # fmt: skip
+
+
+def _build_numbers() -> dict[str, Any]:
     base = DrawConfig.mini()
     with gr.Row():
         strokes = slider(
@@ -187,7 +198,7 @@ def _build_numbers() -> dict[str, Component]:
     return {"strokes": strokes, "steps": steps, "seed": seed, "two": two}
 
 
-def _build_looks() -> dict[str, Component]:
+def _build_looks() -> dict[str, Any]:
     base = DrawConfig.mini()
     with gr.Accordion("Colours, widths, canvas", open=False):
         palette = gr.Radio(list(form.PALETTES.items()), value="free", label="Palette")
@@ -227,7 +238,7 @@ def _build_looks() -> dict[str, Component]:
     }  # fmt: skip
 
 
-def _build_start() -> dict[str, Component]:
+def _build_start() -> dict[str, Any]:
     with gr.Accordion("Where to start, further prompts", open=False):
         start = gr.Radio(
             list(form.STARTS.items()), value=DrawConfig.mini().start, label="First strokes",
@@ -246,7 +257,7 @@ def _build_start() -> dict[str, Component]:
     return {"start": start, "start_svg": start_svg, "start_picture": start_picture, "more": more}
 
 
-def _build_method() -> dict[str, Component]:
+def _build_method() -> dict[str, Any]:
     with gr.Accordion("Method", open=False):
         preset = gr.Radio(
             list(form.PRESETS.items()), value="model", label="Settings",
@@ -265,28 +276,32 @@ def _shown_if(value: Any) -> Callable[[Any], Any]:
 # ------------------------------------------------------------------------- after the drawing
 
 
-def _build_after() -> dict[str, Component]:
+def _build_after() -> dict[str, Any]:
     keep = slider(
         1, 2, 1, step=1, label="Most important strokes", interactive=False,
         info="Ranked by what the score loses without them; nothing is computed again.",
     )  # fmt: skip
-    with gr.Row():
-        go_on = gr.Button("Continue", size="sm", min_width=90)
-        add = gr.Button("More strokes", size="sm", min_width=110)
-        count = number(32, label="How many more", precision=0, min_width=90, scale=0)
+    with gr.Row(equal_height=True, elem_classes="draw-tools"):
+        go_on = gr.Button("Continue", size="sm", min_width=84)
+        add = gr.Button("More strokes", size="sm", min_width=100)
+        count = number(
+            32, label="How many more", precision=0, container=False, min_width=70, scale=0
+        )
         redraw = gr.Button("Redraw region", size="sm", min_width=110)
         region = gr.Textbox(
-            "", label="Region", placeholder="drag over the drawing", min_width=150, max_lines=1
-        )
-    with gr.Row():
-        buttons = {kind: gr.Button(kind, size="sm", min_width=80) for kind in (*files.QUICK, "PNG")}
+            "", label="Region", placeholder="drag over the drawing", container=False,
+            min_width=150, max_lines=1,
+        )  # fmt: skip
+    with gr.Row(equal_height=True, elem_classes="draw-tools"):
+        quick = {kind: gr.Button(kind, size="sm", min_width=64) for kind in files.QUICK}
+        png = gr.Button("PNG", size="sm", min_width=64)
         side = gr.Dropdown(
             [(f"{side} px", side) for side in (512, 1024, 2048, MAX_PNG_SIDE)], value=1024,
-            label="PNG size", filterable=False, min_width=100, scale=0,
+            label="PNG size", filterable=False, container=False, min_width=104, scale=0,
         )  # fmt: skip
-    with gr.Row():
+    with gr.Row(elem_classes="draw-tools"):
         films = {
-            (what, kind): gr.Button(f"{title} ({kind.upper()})", size="sm", min_width=120)
+            f"{what} {kind}": gr.Button(f"{title} ({kind.upper()})", size="sm", min_width=120)
             for what, title in (("making", "The making"), ("painting", "Stroke by stroke"))
             for kind in ("gif", "mp4")
         }
@@ -295,15 +310,9 @@ def _build_after() -> dict[str, Component]:
         allow_preview=False, object_fit="contain", buttons=[], elem_classes="draw-gallery",
         visible=False,
     )  # fmt: skip
-    samples = gr.Dataset(
-        components=["textbox"], samples=[[words] for words in EXAMPLES], type="index",
-        layout="gallery", label="Examples, drawn at once", samples_per_page=len(EXAMPLES),
-        elem_classes="draw-chips",
-    )  # fmt: skip
     return {
         "keep": keep, "go_on": go_on, "add": add, "count": count, "redraw": redraw,
-        "region": region, "side": side, "gallery": gallery, "samples": samples, **buttons,
-        **{f"{what} {kind}": button for (what, kind), button in films.items()},
+        "region": region, "PNG": png, "side": side, "gallery": gallery, **quick, **films,
     }  # fmt: skip
 
 
@@ -317,6 +326,7 @@ class _Page:
         self,
         atelier: Atelier,
         entries: dict[str, Any],
+        samples: gr.Dataset,
         easel: gr.HTML,
         panel: gr.HTML,
         status: gr.HTML,
@@ -324,7 +334,7 @@ class _Page:
         stop: gr.Button,
         after: dict[str, Any],
     ) -> None:
-        self.atelier, self.entries, self.after = atelier, entries, after
+        self.atelier, self.entries, self.samples, self.after = atelier, entries, samples, after
         self.easel, self.panel, self.status, self.run, self.stop = easel, panel, status, run, stop
         self.form = [entries[field.name] for field in fields(Form)]
         self.held, self.album = gr.State(), gr.State(())
@@ -357,7 +367,7 @@ class _Page:
 
         inputs = [entries["two"], *self.form]
         yield gr.on([self.run.click, entries["prompt"].submit], run, inputs, self.shown, **options)
-        samples = self.after["samples"]
+        samples = self.samples
         picked = samples.click(EXAMPLES.__getitem__, samples, entries["prompt"], **QUIET)
         yield picked.success(run, inputs, self.shown, **options)
         gr.on(

@@ -1,23 +1,29 @@
-"""The CLIP endpoints, called as a stranger would: a real gradio_client against a running app."""
+"""The endpoints, called as a stranger would: a real gradio_client against a running app."""
 
 from __future__ import annotations
 
 import io
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from struct import pack
 from typing import Any
+from xml.etree import ElementTree
 
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
 import demos.clip
+import demos.clipdraw
 from demos.clip_pictures import examples
+from models.clipdraw import svg
 from tests.clip_support import counting, mini, mini_registry, noise
+from tests.clipdraw_tab_support import tiny_registry
 
 CAT_AND_DOG = examples()["cat-and-dog"].path
 KEYS = {"model", "settings", "seed", "seconds", "scores"}
@@ -220,3 +226,128 @@ def test_ten_callers_at_once_get_their_own_answers(client: Client) -> None:
     with ThreadPoolExecutor(10) as callers:
         answers = list(callers.map(ask, range(10)))
     assert answers == [["cat", f"thing {number}"] for number in range(10)]
+
+
+# --- CLIPDraw ----------------------------------------------------------------------------------
+
+DRAWN = {"model", "settings", "seed", "seconds", "loss", "nearest", "strokes"}
+SMALL = {"prompt": "a red apple", "strokes": 5, "steps": 3, "seed": 7, "size": 32}
+
+
+@pytest.fixture(scope="module")
+def easel(serve: Callable[..., Any]) -> Iterator[Client]:
+    served = serve([demos.clipdraw.TAB], registry=tiny_registry())
+    connected = Client(served.url, verbose=False)
+    yield connected
+    connected.close()
+
+
+def drawn(easel: Client, **settings: Any) -> tuple[str, str, dict[str, Any]]:
+    return easel.predict(**{**SMALL, **settings}, api_name="/clipdraw_draw")
+
+
+def test_a_drawing_comes_as_svg_png_and_the_agreed_json(easel: Client) -> None:
+    arguments = ("a red apple", "a blur\na smear", 5, 3, 7, "clip-mini-critic")
+    vector, pixels, answer = easel.predict(*arguments, api_name="/clipdraw_draw")
+    assert len(svg.read(Path(vector).read_bytes())) == len(answer["strokes"]) == 5
+    with Image.open(pixels) as picture:
+        assert picture.size == (224, 224)
+        assert json.loads(picture.text["clip-atelier"]) == answer["settings"]
+    assert answer.keys() == DRAWN
+    assert (answer["model"], answer["seed"]) == ("clip-mini-critic", 7)
+    weights = {prompt["text"]: prompt["weight"] for prompt in answer["settings"]["prompts"]}
+    assert weights == {"a red apple": 1.0, "a blur": -0.3, "a smear": -0.3}
+    shares = [word["probability"] for word in answer["nearest"]]
+    assert len(shares) == 5
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_a_seed_repeats_a_drawing_and_another_does_not(easel: Client) -> None:
+    first, again, other = (
+        Path(drawn(easel, seed=seed)[0]).read_bytes() for seed in (3, 3, 4)
+    )  # fmt: skip
+    assert first == again != other
+
+
+def test_a_drawing_begins_with_an_svg_and_keeps_its_shape(easel: Client, tmp_path: Path) -> None:
+    path = tmp_path / "mine.svg"
+    path.write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 20"><path d="M5 5 L35 15" '
+        'stroke="#f00" fill="none"/><circle cx="20" cy="10" r="5" fill="#00f"/></svg>'
+    )
+    *_, answer = drawn(easel, strokes=2, start="svg", start_svg=handle_file(str(path)))
+    assert answer["settings"]["canvas"] == [32, 16]
+    assert [stroke["closed"] for stroke in answer["strokes"]] == [False, True]
+
+
+def test_every_setting_arrives(easel: Client) -> None:
+    *_, answer = drawn(
+        easel, more="the sea : 0.5", preset="reference", free_width=False, width=4,
+        palette="own", palette_colors="#000, #ff0000", background="transparent", aspect="16:9",
+        start="random", augment=False,
+    )  # fmt: skip
+    settings = answer["settings"]
+    assert settings["prompts"][1] == {"text": "the sea", "weight": 0.5}
+    assert settings["width_range"] == [2, 2]
+    assert settings["palette"]["colors"] == [[0, 0, 0], [1, 0, 0]]
+    assert (settings["background"], settings["canvas"]) == (None, [32, 18])
+    assert (settings["schedule"], settings["augmentation"]["copies"]) == ("steps", 1)
+    assert {tuple(stroke["color"][:3]) for stroke in answer["strokes"]} <= {(0, 0, 0), (1, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"prompt": ""}, "Type what to draw"),
+        ({"prompt": "x" * 10_000}, "10,000 characters; shorten it to 500"),
+        ({"negative": "\n".join("abcdefgh")}, "1 to 8 prompts, not 9"),
+        ({"strokes": 0}, "number of strokes lies between 1 and 1024, not at 0"),
+        ({"strokes": -1}, "number of strokes lies between 1 and 1024, not at -1"),
+        ({"strokes": 1e9}, "number of strokes lies between 1 and 1024"),
+        ({"strokes": 2.5}, "whole number, not 2.5"),
+        ({"strokes": "many"}, "The number of strokes is a whole number, not many"),
+        ({"strokes": None}, "The number of strokes is a whole number"),
+        ({"steps": 0}, "number of steps lies between 1 and 5000, not at 0"),
+        ({"seed": -1}, "The seed lies between"),
+        ({"size": 1e9}, "canvas's width lies between 16 and 2048"),
+        ({"size": 17, "aspect": "16:9"}, "canvas's height lies between 16 and 2048"),
+        ({"model": "clip-huge"}, "clip-huge"),
+        ({"model": "clip-vit-b-32"}, "clip-mini"),  # offline
+        ({"more": "the sea"}, "like “a stormy sea : 0.5”"),
+        ({"more": "the sea : nan"}, "weight lies between"),
+        ({"palette": "own", "palette_colors": "#12"}, "“#12” is no colour"),
+        ({"palette": "rainbow"}, "no palette “rainbow”"),
+        ({"thinnest": 20, "thickest": 2}, "largest half width"),
+        ({"start": "svg"}, "Give the SVG to begin with"),
+        ({"start": "picture"}, "Give a picture first"),
+    ],
+)
+def test_a_drawing_that_cannot_be_is_refused_in_a_sentence(
+    settings: dict[str, Any], sentence: str, easel: Client
+) -> None:
+    with pytest.raises(AppError, match=sentence):
+        drawn(easel, **settings)
+
+
+def test_what_is_no_number_is_refused_in_a_sentence(easel: Client) -> None:
+    """NaN is no JSON, but a stranger may send it all the same."""
+    url = f"{easel.src.rstrip('/')}/gradio_api/call/clipdraw_draw"
+    body = '{"data": ["an apple", "", NaN, 3, 7, "clip-mini-critic"]}'
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(url, content=body, headers=headers)
+    if answer.status_code == 200:
+        text = httpx.get(f"{url}/{answer.json()['event_id']}", timeout=30).text
+        assert "is a whole number, not nan" in text
+    else:
+        assert answer.status_code == 422
+
+
+def test_tags_in_a_prompt_stay_text(easel: Client) -> None:
+    evil = "<script>alert(1)</script></title><svg onload=alert(2)>"
+    vector, _, answer = drawn(easel, prompt=evil)
+    root = ElementTree.parse(vector).getroot()
+    assert root.findtext("{*}title") == evil == answer["settings"]["prompts"][0]["text"]
+    assert {element.tag.rpartition("}")[2] for element in root.iter()} == {
+        "svg", "title", "metadata", "rect", "g", "path",
+    }  # fmt: skip
+    assert not [name for element in root.iter() for name in element.attrib if name[:2] == "on"]
