@@ -87,8 +87,8 @@ class Diffvg:
             if cpu.fills is not None:
                 outline = points if closed else _closed(points)
                 add(_path(pydiffvg, outline, True, torch.zeros(())), cpu.fills[index], None)
-            width, color = cpu.half_widths[index], cpu.colors[index]
-            add(_path(pydiffvg, points, closed, width), None, color)
+            half_width, color = cpu.half_widths[index], cpu.colors[index]
+            add(_path(pydiffvg, points, closed, half_width), None, color)
         width, height = strokes.canvas
         scene = pydiffvg.RenderFunction.serialize_scene(width, height, shapes, groups)
         image: Tensor = pydiffvg.RenderFunction.apply(

@@ -83,12 +83,17 @@ def bernstein(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def point_at(controls: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """x and y at parameter t (Q,) of cubics whose control points are (x0, y0, ..., x3, y3)."""
-    weights = bernstein(t)
-    x = sum(w * c for w, c in zip(weights, controls[0::2]))
-    y = sum(w * c for w, c in zip(weights, controls[1::2]))
-    assert isinstance(x, Tensor)
-    assert isinstance(y, Tensor)
-    return x, y
+    a, b, c, d = bernstein(t)
+    x0, y0, x1, y1, x2, y2, x3, y3 = controls.unbind()
+    return a * x0 + b * x1 + c * x2 + d * x3, a * y0 + b * y1 + c * y2 + d * y3
+
+
+def add_at(target: Tensor, index: Tensor, values: Tensor) -> None:
+    """target[index[i]] += values[i], in an order that does not change from run to run."""
+    if target.is_cuda:  # there index_add_ is atomic, in whatever order; this one sorts
+        target.index_put_((index,), values, accumulate=True)
+    else:
+        target.index_add_(0, index, values)
 
 
 @dataclass(frozen=True)
@@ -201,12 +206,12 @@ class StrokeFragments:
     def backward(self, grad: Tensor, controls: Tensor, half_widths: Tensor) -> None:
         """Adds to `controls` (8, S) and `half_widths` (N,) what the gradient `grad` (F,) by the
         cover means for them."""
-        half_widths.index_add_(0, self.path, grad * self.cover.by_width)
-        grad = grad * self.cover.by_distance
+        add_at(half_widths, self.path, grad * self.cover.by_width)
+        grad = -grad * self.cover.by_distance
         gx, gy = grad * self.nx, grad * self.ny
         for k, weight in enumerate(bernstein(self.t)):
-            controls[2 * k].index_add_(0, self.cubic, weight * gx, alpha=-1)
-            controls[2 * k + 1].index_add_(0, self.cubic, weight * gy, alpha=-1)
+            add_at(controls[2 * k], self.cubic, weight * gx)
+            add_at(controls[2 * k + 1], self.cubic, weight * gy)
 
 
 def stroke_fragments(

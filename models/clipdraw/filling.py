@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .coverage import Pieces, bernstein, ragged
+from .coverage import Pieces, add_at, bernstein, ragged
 
 TOLERANCE = 0.005  # pixels between an outline and its chords: they are the fill's true edge
 LEAST_COVER = 1e-4  # what is below is rounding, and does not make a fragment
@@ -119,8 +119,8 @@ class FillFragments:
         grad = grad.index_select(0, self.cell)
         gx, gy = grad * self.by_x, grad * self.by_y
         for k, weight in enumerate(bernstein(self.t)):
-            controls[2 * k].index_add_(0, self.cubic, weight * gx)
-            controls[2 * k + 1].index_add_(0, self.cubic, weight * gy)
+            add_at(controls[2 * k], self.cubic, weight * gx)
+            add_at(controls[2 * k + 1], self.cubic, weight * gy)
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _winding(at: Tensor, height: Tensor, beside: Tensor, size: int) -> Tensor:
     exact = torch.float32 if at.device.type == "mps" else torch.float64
     area = torch.zeros(size, dtype=exact, device=at.device)
     height, beside = height.to(exact), beside.to(exact)
-    area.index_add_(0, at, height * (1 - beside))
+    add_at(area, at, height * (1 - beside))
     next_to = (at + 1).clamp(max=size - 1)  # only a bit behind the last box is clamped, and adds 0
-    area.index_add_(0, next_to, height * beside)
+    add_at(area, next_to, height * beside)
     return area.cumsum(0)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import coverage, filling
-from .coverage import HALF_DIAGONAL, StrokeFragments, flatten, spans_of, stroke_fragments
+from .coverage import HALF_DIAGONAL, StrokeFragments, add_at, flatten, spans_of, stroke_fragments
 from .filling import FillFragments, fill_fragments, outlines_of
 from .strokes import Strokes
 
@@ -201,34 +201,35 @@ class _Raster(torch.autograd.Function):
             _paint(band, paints, image)
             kept.append(band if plan.pairs <= KEPT_PAIRS else None)
             del band
-        ctx.plan, ctx.kept, ctx.outlines = plan, kept, len(outlines)
+        ctx.save_for_backward(cubics, half_widths, outlines, paints)
+        ctx.plan, ctx.kept = plan, kept
         return image.T.reshape(height, width, 4)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
+        cubics, half_widths, outlines, paints = ctx.saved_tensors  # refuses changed ones
         plan: _Plan = ctx.plan
-        controls = plan.cubics.new_zeros(8, len(plan.cubics))
-        outlines = plan.cubics.new_zeros(8, ctx.outlines)
-        half_widths, paints = (
-            torch.zeros_like(plan.half_widths),
-            plan.paints.new_zeros(4, len(plan.paints)),
+        by_cubics, by_outlines = (
+            cubics.new_zeros(8, len(cubics)),
+            cubics.new_zeros(8, len(outlines)),
         )
+        by_widths, by_paints = torch.zeros_like(half_widths), cubics.new_zeros(4, len(paints))
         planes = grad.reshape(-1, 4).T.contiguous()  # (4, H * W)
-        for rows, band in zip(plan.bands, ctx.kept):
-            band = plan.fragments(*rows) if band is None else band
-            by_cover = _paint_backward(band, plan.paints, planes, paints)
+        for rows, kept in zip(plan.bands, ctx.kept):
+            band = plan.fragments(*rows) if kept is None else kept
+            by_cover = _paint_backward(band, paints, planes, by_paints)
             if band.order is not None:
                 by_cover = torch.empty_like(by_cover).index_copy_(0, band.order, by_cover)
             count = len(band.strokes.pixel)
-            band.strokes.backward(by_cover[:count], controls, half_widths)
+            band.strokes.backward(by_cover[:count], by_cubics, by_widths)
             if band.fills is not None:
-                band.fills.backward(by_cover[count:], outlines)
+                band.fills.backward(by_cover[count:], by_outlines)
         return (
-            controls.T.reshape(-1, 4, 2),
-            half_widths,
-            outlines.T.reshape(-1, 4, 2),
-            paints.T,
+            by_cubics.T.reshape(-1, 4, 2),
+            by_widths,
+            by_outlines.T.reshape(-1, 4, 2),
+            by_paints.T,
             None,
         )
 
@@ -241,7 +242,7 @@ def _paint(band: _Band, paints: Tensor, image: Tensor) -> None:
     r, g, b, a = paints.T.index_select(1, band.paint).unbind()  # (F,) each
     share = band.light * band.cover * a
     for plane, value in zip(image, (share * r, share * g, share * b, share)):
-        plane.index_add_(0, band.pixel, value)
+        add_at(plane, band.pixel, value)
 
 
 def _paint_backward(band: _Band, paints: Tensor, grad: Tensor, paints_grad: Tensor) -> Tensor:
@@ -253,7 +254,7 @@ def _paint_backward(band: _Band, paints: Tensor, grad: Tensor, paints_grad: Tens
     by_alpha = band.light * (value - _behind(band.pixel, alpha, value))
     share = band.light * alpha
     for plane, add in zip(paints_grad, (share * gr, share * gg, share * gb, by_alpha * band.cover)):
-        plane.index_add_(0, band.paint, add)
+        add_at(plane, band.paint, add)
     return by_alpha * a
 
 
