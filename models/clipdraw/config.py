@@ -129,6 +129,8 @@ class DrawConfig:
             ("The widths' rate", self.width_rate, 0, 100),
             ("The colours' rate", self.color_rate, 0, 1),
             ("The blur", self.blur, 0, 1),
+            ("The cost of ink", self.ink, 0, 1),
+            ("How far the first strokes are centred", self.centred, 0, 1),
             ("The number of steps between beginning strokes anew", self.reseed_every, 0, MAX_STEPS),
             ("The seed", self.seed, 0, 2**32 - 1),
             *(("A share of strokes", share, 0, 1) for share in self.stages),

@@ -459,6 +459,8 @@ def test_two_presets_differ_where_the_paper_and_we_do() -> None:
         ({"width_rate": -1.0}, "widths' rate"),
         ({"color_rate": math.inf}, "colours' rate"),
         ({"blur": math.nan}, "blur"),
+        ({"ink": -0.1}, "cost of ink"),
+        ({"centred": math.nan}, "centred"),
         ({"reseed_every": -1}, "steps between beginning strokes anew"),
         ({"background": (0.0, 1.5, 0.0)}, "background"),
         ({"background": (math.nan, 0.0, 0.0)}, "background"),
