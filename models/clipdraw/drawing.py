@@ -275,6 +275,8 @@ class _Easel:
             kept = self._finished().select(~dead)
             moving = self.moving.cpu()[~dead]
             self._take(concatenate([kept, new]), torch.cat([moving, _yes(len(new))]))
+        if due > 0:  # what was best had fewer strokes than were asked for
+            self.best_loss = float("inf")
 
     def report(self, step: int) -> DrawStep:
         """What there is to see of this step."""
@@ -380,6 +382,8 @@ class _Easel:
         config, stages = self.config, self.config.stages
         if self.first:
             return self.first if self.region else max(self.first, config.strokes)
+        if config.steps < 10:  # too short to come in stages
+            return config.strokes
         stage = min(len(stages) - 1, int(len(stages) * step / (GROWING * config.steps)))
         return max(1, round(config.strokes * stages[stage]))
 
