@@ -394,7 +394,7 @@ class _Easel:
         if self.region is not None:
             weight = weight * _inside(self.region, weight, self.factor)
         elif step == 0:
-            weight = weight * _middle(weight) ** config.centred
+            weight = weight * middle_weight(weight) ** config.centred
         fine = 1.0 - 0.5 * step / config.steps if len(config.stages) > 1 else 1.0
         low, high = config.width_range
         half_width = min(max(config.half_width * fine, low), high) * config.scale
@@ -509,7 +509,7 @@ def _yes(count: int) -> Tensor:
     return torch.ones(count, dtype=torch.bool)
 
 
-def _middle(like: Tensor) -> Tensor:
+def middle_weight(like: Tensor) -> Tensor:
     """(h, w) 1 in the middle, falling to 0 at the border like a squared cosine."""
     rows, columns = (
         torch.hann_window(count + 2, periodic=False)[1:-1].to(like) for count in like.shape

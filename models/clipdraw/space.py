@@ -28,14 +28,23 @@ from models.jobs import Job, Step
 from . import seeding
 from .config import MAX_SIDE, MAX_STEPS, MAX_STROKES, REFERENCE_SIDE, RGB, WHITE
 from .critic import Augmentation, Critic, Prompt, Scoring
-from .drawing import PREVIEW_S, WORDS_EVERY, blur_at, looks, picture_of, plain_look, rate_at
+from .drawing import (
+    PREVIEW_S,
+    WORDS_EVERY,
+    blur_at,
+    looks,
+    middle_weight,
+    picture_of,
+    plain_look,
+    rate_at,
+)
 from .rasterizer import over, render
 from .strokes import Strokes, concatenate
 
 MAX_VIEWS = 4
 MAX_FRAMES = 240
 NEAR = 0.1  # a stroke that comes nearer to the camera than this is left out
-PREVIEW_SIDE = 320
+PREVIEW_SIDE = 240
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ class SpaceConfig:
     camera: Camera = field(default_factory=Camera)
     jitter: float = 12.0
     spread: float = 0.6
-    extent: float = 1.3
+    extent: float = 1.6
     ink: float = 0.02
     background: RGB | None = WHITE
     point_rate: float = 0.02
@@ -473,9 +482,10 @@ class _Sculpture:
         total = sum((self._loss(canvas, turn, 0) for _ in range(4)), canvas.new_zeros(()))
         (gradient,) = torch.autograd.grad(total, canvas)
         picture = over(canvas.detach(), canvas.new_tensor(self.config.background or WHITE))
-        return seeding.gradient_maps(
+        weight, colors = seeding.gradient_maps(
             gradient[..., :3].permute(2, 0, 1).cpu(), picture.permute(2, 0, 1).cpu()
         )
+        return weight * middle_weight(weight), colors
 
     def _take(self, strokes: SpaceStrokes) -> None:
         """Make these strokes the parameters."""

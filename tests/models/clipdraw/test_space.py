@@ -339,7 +339,7 @@ def test_steps_tell_how_far_they_are_and_show_all_sides() -> None:
     assert all(step.metrics["strokes"] == 6 for step in steps)
     assert steps[0].preview is not None
     assert steps[-1].preview is not None
-    assert steps[-1].preview.size == (640, 320)
+    assert steps[-1].preview.size == (480, 240)
 
 
 @pytest.mark.parametrize("after", [1, 2, 5, 8])
