@@ -195,11 +195,12 @@ class _Raster(torch.autograd.Function):
         plan = _Plan(cubics, half_widths, outlines, paints, scene)
         width, height = scene.canvas
         image = cubics.new_zeros(4, height * width)
+        keep = any(ctx.needs_input_grad) and plan.pairs <= KEPT_PAIRS
         kept: list[_Band | None] = []
         for rows in plan.bands:
             band = plan.fragments(*rows)
             _paint(band, paints, image)
-            kept.append(band if plan.pairs <= KEPT_PAIRS else None)
+            kept.append(band if keep else None)
             del band
         ctx.save_for_backward(cubics, half_widths, outlines, paints)
         ctx.plan, ctx.kept = plan, kept
