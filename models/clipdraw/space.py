@@ -112,7 +112,8 @@ class SpaceConfig:
 
     Attributes:
         strokes: how many, 1 to 1024.
-        steps: of the optimiser, 1 to 5000; the sides take turns, one a step.
+        steps: of the optimiser, 1 to 5000; the sides take turns, one a step (for as many looks
+            two sides fitted better so than with both in every step).
         max_segments: cubic segments of a stroke, 1 to 8.
         half_width, width_range: half widths of new strokes and their limits, in units of the
             world, 0.001 to 1.
@@ -265,7 +266,8 @@ class SpaceDrawing:
     Attributes:
         strokes: on the CPU, without gradients.
         views: the i-th of n prompt lists is asked for from azimuth 360 i / n.
-        loss: mean of the sides' smoothed losses at which these strokes were the best.
+        loss: mean of the sides' smoothed losses at which these strokes were the best; infinite
+            until every side had its turn.
         nearest: a side, the words that fit it best, with probabilities.
         step: the step they were found at.
         losses: one a step, of the side whose turn it was.
