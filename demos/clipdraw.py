@@ -16,6 +16,7 @@ from demos import clipdraw_form as form
 from demos import clipdraw_views as views
 from demos.clipdraw_files import Held
 from demos.clipdraw_form import FIRST, MODELS, Form, Wish, read_form
+from demos.clipdraw_space import build_space
 from demos.ui import badge, downloads, share
 from demos.ui.controls import (
     LIVE,
@@ -45,7 +46,6 @@ from models.jobs import Job, Step
 DEADLINE_S = 3600.0  # ViT-L/14 on a laptop's CPU; the first step tells how long it will take
 MAX_ALBUM = 12
 THUMB_SIDE = 160
-WORD_BATCH = 64
 ENDPOINT = "clipdraw_draw"
 START = "a red apple"
 EXAMPLES = (
@@ -86,6 +86,7 @@ def build(atelier: Atelier) -> list[share.Field]:
             entries |= _build_looks() | _build_start()
             entries |= {"model": model, **_build_method()}
             note(KNOWS)
+    build_space(atelier, model, entries["seed"])
     how_it_works(
         views.DIAGRAM,
         views.HOW,
@@ -110,9 +111,7 @@ def warm(atelier: Atelier, model: str) -> None:
 def _job(wish: Wish, clip: Any) -> Job[tuple[Drawing, tuple[int, ...]]]:
     """Read the words, draw, rank the strokes; returns the drawing and their order."""
     words = form.words_of(wish.model)
-    for begin in range(0, len(words), WORD_BATCH):
-        clip.encode_text(words[begin : begin + WORD_BATCH])
-        yield Step(begin / len(words), "Reading the words it may name")
+    yield from form.read_words(clip, words)
     start = yield from wish.opening(clip)
     drawing = yield from draw(
         [clip], wish.prompts, wish.config, words=words, start=start, region=wish.region

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from models.clipdraw.opening import canvas_like, from_picture
 from models.clipdraw.plain import DEFAULT_LIMITS
 from models.clipdraw.strokes import Strokes
 from models.errors import InputError
-from models.jobs import Job
+from models.jobs import Job, Step
 
 MODELS: Mapping[str, ModelRow] = {
     row.name: row
@@ -37,6 +37,7 @@ BACKGROUNDS = {"White": "white", "Paper": "paper", "Colour": "own", "None": "tra
 STARTS = {"Gradient": "gradient", "Random": "random", "An SVG": "svg", "A picture": "picture"}
 PRESETS = {"Fit to the model": "model", "The paper's": "reference"}
 MAX_PROMPT_CHARS = 500
+WORD_BATCH = 64
 SEEDS = 1_000_000  # of the dice: short enough to be read out
 
 
@@ -108,6 +109,13 @@ def words_of(model: str) -> tuple[str, ...]:
     return names if mini else tuple(name for name in names if " " not in name)
 
 
+def read_words(clip: Any, words: Sequence[str]) -> Job[None]:
+    """Encode the words, a few at a time: it can be seen and stopped; the encoder remembers them."""
+    for begin in range(0, len(words), WORD_BATCH):
+        clip.encode_text(words[begin : begin + WORD_BATCH])
+        yield Step(begin / len(words), "Reading the words it may name")
+
+
 def preset_of(model: str, preset: str) -> DrawConfig:
     """The numbers a run begins with; InputError for an unknown model or preset."""
     row = row_of(MODELS, model)
@@ -124,7 +132,7 @@ def read_form(form: Form) -> Wish:
         InputError: one sentence about the first thing that is wrong.
     """
     prompt = parse_line(form.prompt, what="what to draw", max_chars=MAX_PROMPT_CHARS)
-    negative = [parse_line(line, max_chars=MAX_PROMPT_CHARS) for line in _lines(form.negative)]
+    negative = [parse_line(line, max_chars=MAX_PROMPT_CHARS) for line in lines_of(form.negative)]
     prompts = prompts_of(prompt, negative, more=parse_weighted(form.more))
     config, photo, strokes = _config(form), None, None
     side = max(config.canvas)
@@ -151,7 +159,7 @@ def _config(form: Form) -> DrawConfig:
         base,
         strokes=parse_whole(form.strokes, what="The number of strokes"),
         steps=parse_whole(form.steps, what="The number of steps"),
-        seed=_seed(form.seed),
+        seed=parse_seed(form.seed),
         canvas=_canvas(form.size, form.aspect),
         half_width=width,
         width_range=ends,
@@ -167,7 +175,8 @@ def dice() -> int:
     return random.randrange(SEEDS)
 
 
-def _seed(value: float | None) -> int:
+def parse_seed(value: float | None) -> int:
+    """A seed as typed; an empty field throws the dice. Raises InputError for what is no number."""
     return dice() if value is None else parse_whole(value, what="The seed")
 
 
@@ -232,7 +241,7 @@ def parse_weighted(text: str) -> dict[str, float]:
         InputError: which line is wrong, and how it is written.
     """
     weights: dict[str, float] = {}
-    for nth, line in enumerate(_lines(text), start=1):
+    for nth, line in enumerate(lines_of(text), start=1):
         words, colon, weight = line.rpartition(":")
         try:
             value = float(weight)
@@ -268,7 +277,8 @@ def parse_region(text: str, canvas: tuple[int, int]) -> tuple[float, float, floa
     return left * width / 100, top * height / 100, right * width / 100, bottom * height / 100
 
 
-def _lines(text: str | None) -> list[str]:
+def lines_of(text: str | None) -> list[str]:
+    """The lines with something on them."""
     parts = (text or "").splitlines()
     return [part for part in parts if part.strip()]
 
