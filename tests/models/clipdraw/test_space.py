@@ -320,12 +320,15 @@ def test_ink_makes_strokes_fade_that_no_side_needs() -> None:
 
 
 def test_the_best_so_far_has_the_smallest_smoothed_loss() -> None:
-    *steps, last = job(config=replace(SMALL, steps=40, point_rate=0.2))
+    # Points that leap about: the best comes by luck, somewhere on the way.
+    wild = replace(SMALL, steps=40, point_rate=1.0, extent=2.5, width_rate=0.0, color_rate=0.0)
+    *steps, last = job(config=wild)
     smooth, means = [math.nan, math.nan], []
     for step, loss in enumerate(last.drawing.losses):
         side = step % 2
         smooth[side] = loss if step < 2 else 0.9 * smooth[side] + 0.1 * loss
         means.append(sum(smooth) / 2)
+    assert last.drawing.step < 39  # else this test would show nothing
     assert last.drawing.loss == pytest.approx(min(means[1:]))
     assert means[last.drawing.step] == pytest.approx(min(means[1:]))
     torch.testing.assert_close(  # what is kept is what there was at that step
