@@ -572,8 +572,8 @@ def _settle(held: Held | None, album: tuple[Held, ...]) -> tuple[Any, ...]:
         held = replace(held.beside, beside=replace(held, beside=None))
     for drawn in filter(None, (held.beside, held)):
         if all(known.drawing is not drawn.drawing for known in album):
-            album = (*album, replace(drawn, beside=None))[-MAX_ALBUM:]
-    pictures = [(_thumb(known), _caption(known)) for known in album]
+            album = (*album, replace(drawn, beside=None, thumb=_thumb(drawn)))[-MAX_ALBUM:]
+    pictures = [(known.thumb, _caption(known)) for known in album]
     gallery = gr.update(value=pictures, visible=True)
     return _stage(held), _panel(held), _slider(held), gallery, held, album
 

@@ -34,6 +34,7 @@ class Held:
         keep: how many of them are shown; None shows all.
         frames: paths of JPEGs of the making, oldest first.
         beside: another seed's drawing, to compare with.
+        thumb: path of a small JPEG for the album.
     """
 
     drawing: Drawing
@@ -43,6 +44,7 @@ class Held:
     keep: int | None = None
     frames: tuple[str, ...] = ()
     beside: Held | None = None
+    thumb: str = ""
 
     @property
     def strokes(self) -> Strokes:

@@ -154,7 +154,7 @@ def words(nearest: Sequence[tuple[str, float]]) -> str:
     rows = "".join(
         f'<div class="row"><span dir="auto">{escape(word)}</span>'
         f'<span class="track"><i style="width:{100 * share:.1f}%"></i></span>'
-        f'<span class="number">{percent(share)}</span></div>'
+        f'<span class="number">{escape(percent(share))}</span></div>'
         for word, share in nearest
     )
     return f'<div class="draw-words"><div class="head">Nearest words</div>{rows}</div>'
@@ -188,7 +188,7 @@ def _thinned(values: Sequence[float], most: int) -> list[float]:
 # ------------------------------------------------------------------------------ how it works
 
 DIAGRAM = """
-<svg viewBox="0 0 880 300" role="img" fill="none" stroke-width="2" xmlns="http://www.w3.org/2000/svg">
+<svg viewBox="0 0 880 276" role="img" fill="none" stroke-width="2" xmlns="http://www.w3.org/2000/svg">
 <title>CLIPDraw: strokes are rendered, seen through random perspectives and crops, compared with the
 words by CLIP; the gradient of the score moves the strokes' points, widths and colours.</title>
 <g font-size="15" stroke="none">
@@ -211,9 +211,9 @@ words by CLIP; the gradient of the score moves the strokes' points, widths and c
 <g class="soft" stroke-width="1.5">
 <path d="M446 58l66-8 6 60-62 6z" class="soft fill-soft"/><path d="M524 54l62 10-8 56-56-6z" class="soft fill-soft"/>
 <path d="M442 128l60-6 12 58-70 4z" class="soft fill-soft"/><path d="M528 128l58 2 4 52-66-4z" class="soft fill-soft"/></g>
-<g class="accent" stroke-width="5" stroke-linecap="round">
-<path d="M460 104c6-30 34-30 44-2"/><path d="M538 108c2-34 26-34 32 0"/>
-<path d="M456 172c2-34 34-36 44-4"/><path d="M540 172c2-30 30-30 36 0"/></g>
+<g stroke-width="5" stroke-linecap="round">
+<path class="accent" d="M460 104c6-30 34-30 44-2"/><path class="accent" d="M538 108c2-34 26-34 32 0"/>
+<path class="accent" d="M456 172c2-34 34-36 44-4"/><path class="accent" d="M540 172c2-30 30-30 36 0"/></g>
 <path d="M602 112h50m-9-7l9 7-9 7" class="ink"/>
 <path d="M668 66l92 20v52l-92 20z" class="fill-accent" opacity=".9"/>
 <g font-size="15" stroke="none"><text x="780" y="106">“a red apple”</text>

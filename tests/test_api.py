@@ -235,7 +235,7 @@ SMALL = {"prompt": "a red apple", "strokes": 5, "steps": 3, "seed": 7, "size": 3
 
 
 @pytest.fixture(scope="module")
-def easel(serve: Callable[..., Any]) -> Iterator[Client]:
+def easel(serve: Callable[..., Any], one_thread: None) -> Iterator[Client]:
     served = serve([demos.clipdraw.TAB], registry=tiny_registry())
     connected = Client(served.url, verbose=False)
     yield connected

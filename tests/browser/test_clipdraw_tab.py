@@ -23,6 +23,7 @@ from tests.critic_support import tiny_encoder
 
 expect.set_options(timeout=20_000)  # a busy machine is no broken page
 STEP_S = 0.15
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

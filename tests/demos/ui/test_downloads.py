@@ -50,6 +50,12 @@ def test_jpeg_is_shown_as_it_is() -> None:
     assert shown.path == path
 
 
+def test_what_is_transparent_lies_on_white_in_a_jpeg() -> None:
+    hidden = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    with Image.open(save_jpeg(hidden)) as shown:
+        assert shown.getpixel((8, 8)) == (255, 255, 255)
+
+
 def test_the_same_result_is_never_written_twice_under_a_reader() -> None:
     path = save_file(b"same", "a.bin")
     with open(path, "rb") as reader:

@@ -16,6 +16,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from demos.ui.jobs import Done, JobRunner, explained
 from models.errors import DeviceError, InputError
@@ -281,3 +282,19 @@ def test_on_zero_gpu_the_job_runs_in_the_gpu_worker(monkeypatch: pytest.MonkeyPa
     assert list(runner.run(Device().job(2), deadline_s=40))[-1].result == "result"
     assert runner.call(lambda: 5, deadline_s=20) == 5
     assert durations == [40, 20]
+
+
+def test_quick_steps_do_not_overtake_their_picture() -> None:
+    def job() -> Job[None]:
+        yield Step(0.0, "seen")
+        time.sleep(0.02)
+        yield Step(0.1, "a picture", preview=Image.new("L", (2, 2)))
+        for index in range(20):
+            time.sleep(0.005)
+            yield Step(0.5, f"without {index}")
+        time.sleep(0.3)
+
+    shown = list(JobRunner(min_interval_s=0.1).run(job))
+    pictures = [step for step in shown if isinstance(step, Step) and step.preview is not None]
+    assert len(pictures) == 1
+    assert pictures[0].message.startswith("without")

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from demos.ui.text import MAX_LABEL_CHARS, MAX_LABELS, parse_labels, parse_line
+from demos.ui.text import (
+    MAX_LABEL_CHARS,
+    MAX_LABELS,
+    parse_labels,
+    parse_line,
+    parse_number,
+    parse_whole,
+)
 from models.errors import InputError
 
 
@@ -60,3 +67,20 @@ def test_a_line_is_one_line() -> None:
 def test_line_refused(text: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         parse_line(text, what="a query")
+
+
+@pytest.mark.parametrize(("value", "number"), [(3, 3.0), (-0.5, -0.5), (1e9, 1e9)])
+def test_numbers_are_numbers(value: float, number: float) -> None:
+    assert parse_number(value, what="The width") == number
+
+
+@pytest.mark.parametrize("value", [None, "3", True, [], float("nan"), float("inf")])
+def test_what_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match=r"^The width is a number, not "):
+        parse_number(value, what="The width")
+
+
+def test_whole_numbers_may_be_written_as_others() -> None:
+    assert parse_whole(7.0, what="The seed") == 7
+    with pytest.raises(InputError, match=r"The seed is a whole number, not 2\.5"):
+        parse_whole(2.5, what="The seed")
