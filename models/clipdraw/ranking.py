@@ -7,8 +7,8 @@ from torch import Tensor
 
 from models.jobs import Job, Step
 
-from .critic import Augmentation, Critic
-from .drawing import Drawing
+from .critic import Critic
+from .drawing import Drawing, plain_look
 from .rasterizer import render
 from .strokes import Strokes
 
@@ -18,14 +18,8 @@ CHUNK = 16  # strokes looked at in one go: bounds memory, and the time between t
 @torch.no_grad()
 def _scores(critic: Critic, layers: Tensor, drawing: Drawing) -> Tensor:
     """(n,) scores of pictures (n, h, w, 4), premultiplied, seen whole on the drawing's ground."""
-    canvas = drawing.config.canvas
-    stretch = torch.tensor([max(canvas) / length for length in canvas])
-    ground = layers.new_tensor(drawing.config.background or (1.0, 1.0, 1.0)).view(3, 1, 1)
-    whole, none = Augmentation.none(), torch.Generator()
-    views = torch.cat(
-        [whole.views(layer.permute(2, 0, 1), critic.side, none, stretch) for layer in layers]
-    )
-    return -critic.losses(views[:, :3] + (1 - views[:, 3:]) * ground)
+    ground = drawing.config.background
+    return -critic.losses(torch.stack([plain_look(x, critic.side, ground) for x in layers]))
 
 
 def importance(critic: Critic, drawing: Drawing) -> Job[Tensor]:

@@ -19,12 +19,12 @@ from models.clipdraw.drawing import (
     Drawing,
     DrawStep,
     draw,
-    importance,
     picture_of,
     plain_look,
     prompts_of,
     rate_at,
 )
+from models.clipdraw.ranking import importance
 from models.clipdraw.rasterizer import over, render
 from models.clipdraw.strokes import Strokes, paths
 from models.errors import InputError
@@ -396,7 +396,7 @@ def test_importance_is_that_of_leaving_each_stroke_out(background: Any) -> None:
         score(strokes) - score(strokes.select(torch.tensor([k for k in everything if k != out])))
         for out in everything
     ]
-    found = importance(critic, drawing)
+    found = run_to_end(importance(critic, drawing))
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
     assert float(found.abs().max()) > 1e-4
 
@@ -408,16 +408,15 @@ def test_importance_of_more_strokes_than_a_batch_and_of_hidden_ones() -> None:
     config = replace(SMALL, strokes=70)
     drawing = Drawing(strokes, (Prompt("red"),), config, ("tiny-0",), 0.0, (), 0, ())
     critic = Critic([tiny_encoder()], drawing.prompts, (), Scoring())
-    found = importance(critic, drawing)
+    found = run_to_end(importance(critic, drawing))
     assert found.shape == (70,)
     assert float(found[:-1].abs().max()) < float(importance_alone(critic, drawing)) / 10
 
 
 def importance_alone(critic: Critic, drawing: Drawing) -> Tensor:
     """How much the topmost stroke matters where no other is beneath it."""
-    return importance(
-        critic, replace(drawing, strokes=drawing.strokes.select(slice(-1, None)))
-    ).abs()[0]  # type: ignore[arg-type]
+    topmost = drawing.strokes.select(torch.tensor([-1]))
+    return run_to_end(importance(critic, replace(drawing, strokes=topmost))).abs()[0]
 
 
 def test_two_presets_differ_where_the_paper_and_we_do() -> None:
