@@ -43,7 +43,7 @@ CRITIC_FILES = (
     WeightFile(
         "model.safetensors",
         5_945_642,
-        "44c0fe4d8ff58390d8fa967e6fb4b91aba64c15be4c8e407ca3b84bdc6ce1498",
+        "561b7405ecad271de85b71b28f7f697c107f83ff9331f525461190bad3167a6d",
     ),
     WeightFile(
         "open_clip_config.json",

@@ -63,13 +63,13 @@ class ClipTraining:
     """
 
     model: str = "clip-mini"
-    steps: int = 8_000
+    steps: int = 5_500
     singles: int = 104
     crowds: int = 40
     photos: int = 20
     faces: int = 44
     sizes: tuple[int, int] = (64, 96)
-    size_split: float = 0.5
+    size_split: float = 0.65
     scene_pool: int = 40_000
     face_pool: int = 30_000
     rivals: int = 768

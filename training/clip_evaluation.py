@@ -295,13 +295,14 @@ def ascend(
     target = encoder.encode_text(prompts).to(encoder.device)
     # The other prompts are what each picture should *not* look like.
     target = torch.nn.functional.normalize(target - 0.5 * target.mean(0), dim=-1)
-    canvas = 0.5 + 0.05 * torch.randn(len(prompts), 3, SIZE, SIZE, generator=generator)
+    side = encoder.image_size
+    canvas = 0.5 + 0.05 * torch.randn(len(prompts), 3, side, side, generator=generator)
     for step in range(steps):
         canvas.requires_grad_(True)
         copies = torch.cat([_moved(canvas, generator) for _ in range(8)])
         image = encoder.image_features(encoder.normalize(copies))
         (gradient,) = torch.autograd.grad((image * target.repeat(8, 1)).sum(), canvas)
-        length = 1.5 * (1 - step / steps)
+        length = 1.5 * side / 96 * (1 - step / steps)
         canvas = (canvas.detach() + length * compose.unit_length(gradient)).clamp(0, 1)
     return [to_pil_image(picture) for picture in canvas]
 

@@ -60,7 +60,7 @@ def draw_ascent(directory: Path) -> None:
     """Save the eight pictures that gradient ascent finds, in one row of tiles."""
     encoder = load_mini(directory, torch.device("cpu"), torch.float32)
     pictures = clip_evaluation.ascend(encoder, list(clip_evaluation.ASCENT_PROMPTS))
-    side = 2 * pictures[0].width
+    side = 192
     sheet = Image.new("RGB", (4 * side, 2 * side))
     for index, picture in enumerate(pictures):
         tile = picture.resize((side, side), Image.Resampling.BICUBIC)

@@ -102,7 +102,7 @@ class DrawConfig:
     @staticmethod
     def mini() -> DrawConfig:
         """For clip-mini: more views, and scores told apart from those of all other words."""
-        return DrawConfig(scoring=Scoring(contrast=0.3))
+        return DrawConfig(steps=150, scoring=Scoring(contrast=0.3))
 
     @staticmethod
     def reference() -> DrawConfig:
