@@ -407,26 +407,25 @@ class _Page:
 
     def _shown(self, wishes: Sequence[Wish], frames: tuple[str, ...] = ()) -> Iterator[Any]:
         """Paint the wishes one after the other and show each step beside what is done."""
+        yield gr.skip(), gr.skip(), gr.skip(), wishes[0].config.seed, gr.skip()
         first: Held | None = None
         for wish in wishes:
             held = None
             beside = "" if first is None else _figure(first, chosen=False)
+            name = f"Seed {wish.config.seed}: " if len(wishes) > 1 else ""
             for step, best in paint(self.atelier, wish, frames):
                 held = best and replace(best, beside=first)
                 if step is None:
-                    assert held is not None
-                    row = MODELS[wish.model]
-                    line = ran(self.atelier, row, held.seconds)
-                    yield _stage(held), _panel(held), line, wishes[0].config.seed, held
-                    continue
-                name = f"Seed {wish.config.seed}: " if len(wishes) > 1 else ""
-                yield (
-                    views.live(step.preview, beside) if step.preview else gr.skip(),
-                    _panel(held) if held else gr.skip(),
-                    badge.progress(replace(step, message=name + step.message)),
-                    wishes[0].config.seed,
-                    held or gr.skip(),
-                )
+                    break
+                line = badge.progress(replace(step, message=name + step.message))
+                if step.preview is None or held is None:
+                    yield gr.skip(), gr.skip(), line, gr.skip(), held or gr.skip()
+                else:  # curve and words go with the picture: the browser has enough to do
+                    shown = views.live(step.preview, beside)
+                    yield shown, _panel(held), line, gr.skip(), held
+            assert held is not None, "a run that ends has drawn"
+            line = ran(self.atelier, MODELS[wish.model], held.seconds)
+            yield _stage(_better(held)), _panel(held), line, gr.skip(), _better(held)
             first = held
 
     # ---------------------------------------------------------------------------- looking
@@ -568,14 +567,20 @@ def _settle(held: Held | None, album: tuple[Held, ...]) -> tuple[Any, ...]:
     """When a run has ended, however: show the best, put it into the album."""
     if held is None:
         return (gr.skip(),) * 6
-    if held.beside is not None and held.beside.drawing.loss < held.drawing.loss:
-        held = replace(held.beside, beside=replace(held, beside=None))
+    held = _better(held)
     for drawn in filter(None, (held.beside, held)):
         if all(known.drawing is not drawn.drawing for known in album):
             album = (*album, replace(drawn, beside=None, thumb=_thumb(drawn)))[-MAX_ALBUM:]
     pictures = [(known.thumb, _caption(known)) for known in album]
     gallery = gr.update(value=pictures, visible=True)
     return _stage(held), _panel(held), _slider(held), gallery, held, album
+
+
+def _better(held: Held) -> Held:
+    """Of two seeds' drawings the one with the lower loss, the other beside it."""
+    if held.beside is None or held.drawing.loss <= held.beside.drawing.loss:
+        return held
+    return replace(held.beside, beside=replace(held, beside=None))
 
 
 def _again(values: Sequence[Any]) -> Wish:

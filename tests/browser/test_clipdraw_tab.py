@@ -146,12 +146,11 @@ def test_two_seeds_stand_side_by_side(served: Any, open_page: Any) -> None:
     small(page)
     page.get_by_label("Two seeds").check()
     press(page, "Draw")
-    expect(page.locator(".draw-stage figcaption")).to_have_count(2)
+    expect(page.locator(".draw-gallery img")).to_have_count(2)
     captions = page.locator(".draw-stage figcaption").all_inner_texts()
     assert {re.search(r"seed (\d+)", caption)[1] for caption in captions} == {"0", "1"}
     losses = [float(caption.rpartition("loss ")[2]) for caption in captions]
     assert losses[1] <= losses[0]  # the one that buttons mean is the better one
-    expect(page.locator(".draw-gallery img")).to_have_count(2)
 
 
 def test_films_are_made_of_what_was_seen(served: Any, open_page: Any) -> None:
@@ -256,3 +255,19 @@ def test_the_tab_fits_and_fetches_nothing_from_outside(
     finished(page, 8)
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert (watch.external, watch.errors) == ([], [])
+
+
+def test_a_sculpture_is_drawn_walked_around_and_taken_home(served: Any, open_page: Any) -> None:
+    page, _ = open_page(served.url)
+    page.get_by_text("Experimental: strokes in space").click()
+    number(page, "Strokes in space", 6)
+    number(page, "Steps in space", 4)
+    press(page, "Draw in space")
+    seen = page.locator("figure.other svg")
+    expect(seen.locator("path")).to_have_count(6)
+    expect(page.get_by_label("number input for Turn")).to_be_enabled()
+    front = seen.inner_html()
+    number(page, "Turn", 90)
+    expect(page.locator("figure.other figcaption")).to_have_text("90° · 6 strokes")
+    assert seen.inner_html() != front
+    assert len(svg.read(download(page, "SVG of this side"))) == 6
