@@ -93,7 +93,7 @@ class ClipTraining:
         """clip-mini, fine-tuned on adversarial pictures at the size that CLIPDraw shows it."""
         return ClipTraining(
             model="clip-mini-critic",
-            steps=12_000,
+            steps=3_200,
             sizes=(64, 64),
             rate=1e-3,
             attack=3.0,
@@ -105,7 +105,7 @@ class ClipTraining:
     def judge() -> "ClipTraining":
         """A small RepVGG from random weights, for naming drawings."""
         return ClipTraining(
-            model="clip-judge", steps=16_000, sizes=(64, 64), face_pool=12_000, seed=1909
+            model="clip-judge", steps=6_200, sizes=(64, 64), face_pool=12_000, seed=1909
         )
 
     @staticmethod

@@ -24,6 +24,7 @@ from models.clipdraw.drawing import Drawing, draw, picture_of, prompts_of
 from models.clipdraw.seeding import random_strokes
 from models.jobs import run_to_end
 from training.clip_evaluation import Figure
+from training.world.scenes import with_article
 
 SHEET = ASSETS.parent / "readme" / "clipdraw-100.jpg"
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ class Task:
 def tasks() -> tuple[Task, ...]:
     """The 100 prompts, in the order of the contact sheet."""
     objects = [Task("object", name, name) for name in OBJECTS]
-    coloured = [Task("colour", f"a {c} {name}", name, c) for c, name in COLOURED]
+    coloured = [Task("colour", with_article(f"{c} {name}"), name, c) for c, name in COLOURED]
     faces = [Task("face", text, text) for text in FACES]
     return (*objects, *coloured, *faces)
 
@@ -106,7 +107,7 @@ class Judge:
         """Is the asked colour the likeliest of ten for this object?"""
         if not task.colour:
             return None
-        texts = self.encoder.encode_text([f"a {c} {task.answer}" for c in COLOURS])
+        texts = self.encoder.encode_text([with_article(f"{c} {task.answer}") for c in COLOURS])
         return COLOURS[int((image @ texts.T).argmax())] == task.colour
 
 

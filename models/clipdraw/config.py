@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from models.errors import InputError
 
+from .backends import RASTERIZERS
 from .critic import Augmentation, Scoring
 
 RGB = tuple[float, float, float]
@@ -69,6 +70,7 @@ class DrawConfig:
         ink: cost of the mean alpha; lets strokes vanish that do nothing, to begin anew elsewhere.
         centred: how strongly the first strokes keep to the middle; 0 not at all, 1 fully.
         augmentation, scoring: how the critic looks and what it is asked.
+        rasterizer: a name of `backends.RASTERIZERS`: "built-in", or diffvg where it is installed.
         seed: of everything random; on a CPU the same seed gives the same drawing.
     """
 
@@ -92,6 +94,7 @@ class DrawConfig:
     centred: float = 1.0
     augmentation: Augmentation = field(default_factory=Augmentation.strong)
     scoring: Scoring = field(default_factory=Scoring)
+    rasterizer: str = "built-in"
     seed: int = 0
 
     @staticmethod
@@ -142,6 +145,8 @@ class DrawConfig:
             raise InputError("Give at least one share of strokes to begin with; (1.0,) is all.")
         if self.schedule not in ("steps", "cosine") or self.start not in ("random", "gradient"):
             raise InputError("Schedules are steps or cosine, starts are random or gradient.")
+        if self.rasterizer not in RASTERIZERS:
+            raise InputError(f"Rasterisers are {', '.join(RASTERIZERS)}.")
 
     @property
     def scale(self) -> float:

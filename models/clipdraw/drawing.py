@@ -27,6 +27,7 @@ from models.errors import InputError
 from models.jobs import Job, Step
 
 from . import seeding
+from .backends import RASTERIZERS
 from .config import MAX_STROKES, RGB, WHITE, DrawConfig
 from .critic import Augmentation, Critic, Prompt
 from .rasterizer import over, render
@@ -243,7 +244,8 @@ class _Easel:
         config = self.config
         self._set_rates(step)
         current = self._current()
-        canvas = render(current.scaled(self.factor))  # (h, w, 4) premultiplied
+        rasterize = RASTERIZERS[config.rasterizer]
+        canvas = rasterize(current.scaled(self.factor))  # (h, w, 4) premultiplied
         canvas.retain_grad()
         loss = self._loss(canvas, self._blur_at(step))
         ink = config.ink * current.colors[:, 3].mean()

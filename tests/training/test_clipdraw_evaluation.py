@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from PIL import Image
 
 from models.catalog import ASSETS, CATALOG
@@ -12,7 +11,7 @@ from models.clipdraw.config import DrawConfig
 from training import clipdraw_evaluation as evaluation
 from training.clipdraw_evaluation import Task, Verdict
 
-NAMED = ("strawberry", "sunflower", "umbrella", "rocket", "butterfly", "fish")
+NAMED = ("strawberry", "cactus", "umbrella", "crab")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,6 @@ def test_short_drawings_of_mini_are_named_by_the_judge(judge: evaluation.Judge) 
     """Six prompts, 64 strokes, 100 steps; the full hundred is the evaluation."""
     config = replace(DrawConfig.mini(), steps=100, strokes=64, canvas=(128, 128))
     tasks = [Task("object", name, name) for name in NAMED]
-    torch.manual_seed(0)
     drawn = evaluation.draw_all([ASSETS / "clip-mini-critic"], config, tasks)
     verdicts = [
         judge.name(task, drawing.picture(224))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.clipdraw.backends import diffvg_is_there
 from models.clipdraw.config import DrawConfig, Palette
 from models.clipdraw.critic import Augmentation, Critic, Prompt, Scoring
 from models.clipdraw.drawing import (
@@ -102,6 +103,17 @@ def test_rates_fall_as_the_schedule_says(schedule: str, points: bool, rates: lis
     for done, rate in zip((0, 0.25, 0.5, 2 / 3, 0.75, 1.0), rates):
         if rate is not None:
             assert rate_at(done, schedule, points) == pytest.approx(rate)
+
+
+def test_another_rasteriser_draws_another_drawing() -> None:
+    ours, like = drawn(), drawn(replace(SMALL, rasterizer="diffvg-like"))
+    assert not torch.equal(ours.strokes.points, like.strokes.points)
+
+
+@pytest.mark.skipif(diffvg_is_there(), reason="diffvg is installed")
+def test_diffvg_is_asked_for_by_name_and_its_absence_explained() -> None:
+    with pytest.raises(InputError, match="diffvg is not installed here; build it from"):
+        drawn(replace(SMALL, rasterizer="diffvg"))
 
 
 # ------------------------------------------------------------- what holds after every step
@@ -468,6 +480,7 @@ def test_two_presets_differ_where_the_paper_and_we_do() -> None:
         ({"stages": (1.5,)}, "share of strokes"),
         ({"schedule": "linear"}, "Schedules are steps or cosine"),
         ({"start": "spiral"}, "starts are random or gradient"),
+        ({"rasterizer": "cairo"}, "Rasterisers are built-in, diffvg"),
     ],
 )
 def test_bad_settings_are_refused_with_a_sentence(changes: Any, sentence: str) -> None:
