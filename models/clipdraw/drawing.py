@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ from .strokes import Strokes, concatenate
 
 PREVIEW_SIDE = 384
 PREVIEW_S = 0.15  # a preview is drawn at most this often; four a second is the least we promise
+LOOKS = 4  # views of the canvas as it is, before the first strokes are placed
 WORDS_EVERY = 10  # steps between looking up the nearest words, as in the notebook
 FAINT = 0.06  # a stroke of less alpha than this does nothing
 IDLE = 0.02  # nor does one whose colour's gradient is this small a part of the median
@@ -192,7 +193,8 @@ def draw(
     start: Strokes | None = None,
     region: tuple[float, float, float, float] | None = None,
 ) -> Job[Drawing]:
-    """Draw; yields a `DrawStep` every step and returns the best `Drawing`.
+    """Draw; yields a few `Step`s while it looks at the canvas as it is, then a `DrawStep` every
+    step of the optimiser, and returns the best `Drawing`.
 
     Args:
         encoders: critics; their scores are averaged.
@@ -205,6 +207,7 @@ def draw(
     """
     critic = Critic(encoders, prompts, words, config.scoring)
     easel = _Easel(critic, config, start, region)
+    yield from easel.set_up()
     for step in range(config.steps):
         easel.prepare(step)
         easel.advance(step)
@@ -222,6 +225,8 @@ class _Easel:
         start: Strokes | None,
         region: tuple[float, float, float, float] | None,
     ) -> None:
+        if start is None and region is not None:
+            raise InputError("A region is redrawn in a drawing to go on from; give that too.")
         self.critic, self.config, self.region = critic, config, region
         self.generator = torch.Generator().manual_seed(config.seed)
         longest = max(config.canvas)
@@ -232,9 +237,21 @@ class _Easel:
         self.smooth, self.best_loss, self.best_step = float("nan"), float("inf"), 0
         self.nearest: tuple[tuple[str, float], ...] = ()
         self.shown_at = 0.0
+        self.picture = self.gradient = torch.zeros(3, 1, 1)  # (3, h, w) each, from `set_up` on
+        self.start = None if start is None else self._checked(start)
         self.first = 0 if start is None else len(start)
-        self.picture, self.gradient = self._blank()
-        self._take(self._opening(start))
+
+    def set_up(self) -> Iterator[Step]:
+        """Look at the canvas as it is, and lay down the first strokes."""
+        width, height = (max(1, round(side * self.factor)) for side in self.config.canvas)
+        canvas = torch.zeros(height, width, 4, device=self.critic.device)
+        if self.start is not None:
+            self._take(self.start, _yes(len(self.start)))
+            with torch.no_grad():
+                canvas = render(self._current().scaled(self.factor))
+        yield from self._look_at(canvas)
+        strokes, moving = self._opening()
+        self._take(strokes, moving)
         self.best = self._finished()
 
     # ------------------------------------------------------------------------- the loop
@@ -329,55 +346,58 @@ class _Easel:
         assert canvas.grad is not None
         assert self.colors.grad is not None
         self.gradient = 0.8 * self.gradient + 0.2 * canvas.grad[..., :3].permute(2, 0, 1)
-        ground = canvas.new_tensor(self.config.background or (1.0, 1.0, 1.0))
+        ground = canvas.new_tensor(self.config.background or WHITE)
         self.picture = over(canvas.detach(), ground).permute(2, 0, 1)
         # Not of alpha: ink pulls at that of a stroke nobody sees, too.
         self.activity += self.colors.grad.detach()[:, :3].abs().sum(1)
 
     # ------------------------------------------------------------------- strokes come and go
 
-    def _opening(self, start: Strokes | None) -> Strokes:
-        """The first strokes; sets which of them move."""
-        config = self.config
-        if start is None and self.region is not None:
-            raise InputError("A region is redrawn in a drawing to go on from; give that too.")
-        if start is None:
-            self.moving = _yes(self._due(0))
-            if config.start == "gradient":
-                return self._placed(self._due(0), 0)
-            return seeding.random_strokes(
-                self._due(0), config.canvas, config.half_width * config.scale, self.generator,
-                config.max_segments,
-            )  # fmt: skip
+    def _checked(self, start: Strokes) -> Strokes:
         if not 1 <= len(start) <= MAX_STROKES:
             raise InputError(f"A drawing to go on from has 1 to {MAX_STROKES} strokes.")
-        if start.canvas != config.canvas:
+        if start.canvas != self.config.canvas:
             raise InputError("The drawing to go on from has a canvas of another size.")
-        start = start.detach().to("cpu")
-        self.moving = _yes(len(start))
-        self._take(start)
-        self._look()
         if self.region is not None:
-            return self._renewed(start, self.region)
-        missing = self._due(0) - len(start)
-        if missing > 0:
-            self.moving = _yes(self._due(0))
-            start = concatenate([start, self._placed(missing, 0)])
-        return start
+            (x1, y1, x2, y2), inside = self.region, self._middles_inside(start)
+            if not (x1 < x2 and y1 < y2):  # also refuses NaN
+                raise InputError("The region to redraw is empty; drag it open over a part.")
+            if not bool(inside.any()):
+                raise InputError("No stroke has its middle in this region; choose a larger one.")
+        return start.detach().to("cpu")
 
-    def _renewed(self, start: Strokes, region: tuple[float, float, float, float]) -> Strokes:
+    def _middles_inside(self, strokes: Strokes) -> Tensor:
+        """(N,) bool: whose points' mean lies in the region."""
+        assert self.region is not None
+        own = strokes.own[..., None]
+        middle = (strokes.points * own).sum(1) / own.sum(1)  # (N, 2)
+        low, high = (middle.new_tensor(corner) for corner in (self.region[:2], self.region[2:]))
+        return ((middle >= low) & (middle <= high)).all(1)
+
+    def _opening(self) -> tuple[Strokes, Tensor]:
+        """The first strokes, and which of them move."""
+        config, start = self.config, self.start
+        if start is not None and self.region is not None:
+            return self._renewed(start)
+        missing = self._due(0) - self.first
+        if start is None and config.start == "random":
+            new = seeding.random_strokes(
+                missing, config.canvas, config.half_width * config.scale, self.generator,
+                config.max_segments,
+            )  # fmt: skip
+        elif missing > 0:
+            new = self._placed(missing, 0)
+        else:
+            new = None
+        strokes = concatenate([part for part in (start, new) if part is not None])
+        return strokes, _yes(len(strokes))
+
+    def _renewed(self, start: Strokes) -> tuple[Strokes, Tensor]:
         """Strokes whose middle lies in the region begin anew there; the others stay as they are."""
-        own = start.own[..., None]
-        middle = (start.points * own).sum(1) / own.sum(1)  # (N, 2)
-        low, high = torch.tensor(region[:2]), torch.tensor(region[2:])
-        inside = ((middle >= low) & (middle <= high)).all(1)
-        if not bool((low < high).all()):
-            raise InputError("The region to redraw is empty; drag it open over a part.")
-        if not bool(inside.any()):
-            raise InputError("No stroke has its middle in this region; choose a larger one.")
+        inside = self._middles_inside(start)
         count = int(inside.sum())
-        self.moving = torch.cat([~_yes(len(start) - count), _yes(count)])
-        return concatenate([start.select(~inside), self._placed(count, 0)])
+        moving = torch.cat([~_yes(len(start) - count), _yes(count)])
+        return concatenate([start.select(~inside), self._placed(count, 0)]), moving
 
     def _due(self, step: int) -> int:
         """How many strokes there should be by now."""
@@ -411,34 +431,28 @@ class _Easel:
         self.activity.zero_()
         return ((faint | idle) & self.moving).cpu()
 
-    def _blank(self) -> tuple[Tensor, Tensor]:
-        """The empty canvas's picture and gradient, (3, h, w) each."""
-        width, height = (max(1, round(side * self.factor)) for side in self.config.canvas)
-        canvas = torch.zeros(height, width, 4, device=self.critic.device)
-        return self._gradient_at(canvas)
-
-    def _look(self) -> None:
-        """Take in the canvas as it is before the first step."""
-        with torch.no_grad():
-            canvas = render(self._current().scaled(self.factor))
-        self.picture, self.gradient = self._gradient_at(canvas)
-
-    def _gradient_at(self, canvas: Tensor) -> tuple[Tensor, Tensor]:
-        canvas = canvas.detach().requires_grad_(True)
-        total = sum((self._loss(canvas, self._blur_at(0)) for _ in range(4)), canvas.new_zeros(()))
-        (gradient,) = torch.autograd.grad(total, canvas)
-        ground = canvas.new_tensor(self.config.background or (1.0, 1.0, 1.0))
-        return over(canvas.detach(), ground).permute(2, 0, 1), gradient[..., :3].permute(2, 0, 1)
+    def _look_at(self, canvas: Tensor) -> Iterator[Step]:
+        """Take in a canvas and the mean gradient there, as far as any stroke is to be placed."""
+        config = self.config
+        ground = canvas.new_tensor(config.background or WHITE)
+        self.picture = over(canvas, ground).permute(2, 0, 1)  # (3, h, w)
+        self.gradient = torch.zeros_like(self.picture)
+        random = self.start is None and config.start == "random"
+        if random and len(config.stages) == 1 and not config.reseed_every:
+            return
+        for look in range(LOOKS):
+            yield Step(0.0, f"Look {look + 1} of {LOOKS} at the canvas")
+            seen = canvas.clone().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self._loss(seen, self._blur_at(0)), seen)
+            self.gradient += gradient[..., :3].permute(2, 0, 1)
 
     # --------------------------------------------------------------------------- parameters
 
-    def _take(self, strokes: Strokes, moving: Tensor | None = None) -> None:
-        """Make these strokes the parameters, with a fresh optimiser."""
+    def _take(self, strokes: Strokes, moving: Tensor) -> None:
+        """Make these strokes the parameters, with a fresh optimiser; `moving` (N,) are not frozen."""
         config, scale = self.config, self.config.scale
-        if moving is not None:
-            self.moving = moving
         self.strokes = strokes = strokes.to(self.critic.device)
-        self.moving = self.moving.to(self.critic.device)
+        self.moving = moving.to(self.critic.device)
         self.points = strokes.points.clone().requires_grad_(True)
         self.half_widths = strokes.half_widths.clone().requires_grad_(True)
         self.colors = strokes.colors.clone().requires_grad_(True)

@@ -48,7 +48,12 @@ def drawn(config: DrawConfig = SMALL, **options: Any) -> Drawing:
 
 
 def steps_of(config: DrawConfig = SMALL, **options: Any) -> list[DrawStep]:
-    return list(job(config, **options))
+    return [step for step in job(config, **options) if isinstance(step, DrawStep)]
+
+
+def begun(running: Any) -> DrawStep:
+    """A run's first step of the optimiser; before it come looks at the canvas."""
+    return next(step for step in running if isinstance(step, DrawStep))
 
 
 def easel_of(running: Any) -> Any:
@@ -211,7 +216,7 @@ def test_strokes_that_are_there_stay_when_others_are_added() -> None:
 @pytest.mark.parametrize("how", ["faint", "off the canvas"])
 def test_idle_strokes_begin_anew_and_others_stay(how: str) -> None:
     running = job(replace(SMALL, strokes=8, steps=30, reseed_every=4), start=lines(8))
-    next(running)
+    begun(running)
     easel = easel_of(running)
     with torch.no_grad():
         if how == "faint":
@@ -238,7 +243,7 @@ def test_idle_strokes_begin_anew_and_others_stay(how: str) -> None:
 def test_nothing_begins_anew_while_the_drawing_settles() -> None:
     config = replace(SMALL, strokes=8, steps=20, stages=(1.0,), reseed_every=1)
     running = job(config)
-    next(running)
+    begun(running)
     easel = easel_of(running)
     with torch.no_grad():
         easel.colors[:, 3] = 0.0
@@ -276,7 +281,7 @@ def test_outside_a_region_nothing_moves_and_the_order_stays() -> None:
     inside = [k for k in range(9) if 10 <= float(start.points[k, 0, 1]) <= 20]
     outside = [k for k in range(9) if k not in inside]
     config = replace(SMALL, strokes=30, steps=12, reseed_every=2, ink=0.0)
-    for step in job(config, start=start, region=region):
+    for step in steps_of(config, start=start, region=region):
         now = step.drawing.strokes
         assert len(now) == 9  # a region is redrawn, not filled up
         assert same(now.select(torch.arange(len(outside))), start.select(torch.tensor(outside)))
@@ -290,7 +295,7 @@ def test_strokes_begun_in_a_region_begin_there() -> None:
     start = lines(6)
     start = replace(start, points=start.points + torch.tensor([22.0, 0.0]))
     running = job(replace(SMALL, point_rate=1e-9, steps=2), start=start, region=region)
-    next(running)
+    begun(running)
     strokes = easel_of(running)._finished()
     fresh = strokes.select(easel_of(running).moving)
     assert 0 < len(fresh) < 6
@@ -321,7 +326,7 @@ def test_what_cannot_be_gone_on_from_is_refused(options: Any, sentence: str) -> 
 
 
 def test_the_best_is_returned_that_of_the_smallest_smoothed_loss() -> None:
-    config = replace(SMALL, steps=40, point_rate=100.0, schedule="steps")
+    config = replace(SMALL, steps=40, point_rate=100.0, schedule="steps", stages=(1.0,))
     steps = steps_of(config)
     last = steps[-1].drawing
     smooth, means = 0.0, []
@@ -338,7 +343,8 @@ def test_the_best_is_returned_that_of_the_smallest_smoothed_loss() -> None:
 @pytest.mark.parametrize("after", [1, 4, 10])
 def test_stopping_at_any_step_keeps_the_best_and_frees_the_rest(after: int) -> None:
     running = job(replace(SMALL, reseed_every=2))
-    for _ in range(after):
+    step = begun(running)
+    for _ in range(after - 1):
         step = next(running)
     freed = weakref.ref(easel_of(running)), weakref.ref(easel_of(running).points)
     running.close()
