@@ -265,7 +265,12 @@ def _build_method() -> dict[str, Any]:
         augment = gr.Checkbox(
             True, label="Many views", info="Off, the drawing fools CLIP and nobody else."
         )
-    return {"preset": preset, "augment": augment}
+        rasterizer = gr.Dropdown(
+            list(form.RASTERIZER_TITLES.items()),
+            value="built-in", label="Rasteriser", filterable=False,
+            info="diffvg made the paper's pictures; it must be built by hand.",
+        )  # fmt: skip
+    return {"preset": preset, "augment": augment, "rasterizer": rasterizer}
 
 
 def _shown_if(value: Any) -> Callable[[Any], Any]:
@@ -548,6 +553,7 @@ class _Page:
             "aspect": share.choice(*form.ASPECTS),
             "start": share.choice("gradient", "random"),  # a link carries no file
             "augment": share.flag,
+            "rasterizer": share.choice(*form.RASTERIZER_TITLES.values()),
             "two": share.flag,
         }
         return [share.Field(name, entries[name], parse) for name, parse in parsers.items()]

@@ -35,6 +35,11 @@ ASPECTS = {"1:1": (1, 1), "4:3": (4, 3), "3:4": (3, 4), "16:9": (16, 9), "9:16":
 PALETTES = {"Free": "free", "Black": "black", "A few": "learned", "My own": "own"}
 BACKGROUNDS = {"White": "white", "Paper": "paper", "Colour": "own", "None": "transparent"}
 STARTS = {"Gradient": "gradient", "Random": "random", "An SVG": "svg", "A picture": "picture"}
+RASTERIZER_TITLES = {
+    "Built in": "built-in",
+    "diffvg, where it is installed": "diffvg",
+    "Built in, edges as dark as diffvg's": "diffvg-like",
+}
 PRESETS = {"Fit to the model": "model", "The paper's": "reference"}
 MAX_PROMPT_CHARS = 500
 WORD_BATCH = 64
@@ -71,6 +76,7 @@ class Form:
     start_svg: str | None = None
     start_picture: str | None = None
     augment: bool = True
+    rasterizer: str = "built-in"
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,7 @@ def _config(form: Form) -> DrawConfig:
         background=_background(form),
         start=form.start if form.start in ("gradient", "random") else base.start,
         augmentation=base.augmentation if form.augment else Augmentation.none(),
+        rasterizer=_chosen(form.rasterizer, RASTERIZER_TITLES.values(), "rasteriser"),
     )
 
 

@@ -284,7 +284,7 @@ def test_every_setting_arrives(easel: Client) -> None:
     *_, answer = drawn(
         easel, more="the sea : 0.5", preset="reference", free_width=False, width=4,
         palette="own", palette_colors="#000, #ff0000", background="transparent", aspect="16:9",
-        start="random", augment=False,
+        start="random", augment=False, rasterizer="diffvg-like",
     )  # fmt: skip
     settings = answer["settings"]
     assert settings["prompts"][1] == {"text": "the sea", "weight": 0.5}
@@ -292,6 +292,7 @@ def test_every_setting_arrives(easel: Client) -> None:
     assert settings["palette"]["colors"] == [[0, 0, 0], [1, 0, 0]]
     assert (settings["background"], settings["canvas"]) == (None, [32, 18])
     assert (settings["schedule"], settings["augmentation"]["copies"]) == ("steps", 1)
+    assert settings["rasterizer"] == "diffvg-like"
     assert {tuple(stroke["color"][:3]) for stroke in answer["strokes"]} <= {(0, 0, 0), (1, 0, 0)}
 
 
@@ -310,6 +311,8 @@ def test_every_setting_arrives(easel: Client) -> None:
         ({"steps": 0}, "number of steps lies between 1 and 5000, not at 0"),
         ({"seed": -1}, "The seed lies between"),
         ({"size": 1e9}, "canvas's width lies between 16 and 2048"),
+        ({"rasterizer": "diffvg"}, "diffvg is not installed here; build it"),
+        ({"rasterizer": "cairo"}, "no rasteriser “cairo”; choose one of built-in, diffvg"),
         ({"size": 17, "aspect": "16:9"}, "canvas's height lies between 16 and 2048"),
         ({"model": "clip-huge"}, "clip-huge"),
         ({"model": "clip-vit-b-32"}, "clip-mini"),  # offline

@@ -86,13 +86,13 @@ class Visitor:
     """One open page: a session of its own, talking as Gradio's JavaScript does."""
 
     def __init__(self, site: Site, http: httpx.Client) -> None:
-        self._site, self._http = site, http
+        self.site, self._http = site, http
         self.session = uuid.uuid4().hex
 
     def start(self, event: Event, changes: Mapping[str, Any] | None = None) -> str:
         """Join the queue; the run's id. Raises RuntimeError with the sentence of a refusal."""
         body = {
-            "data": self._site.values(event, changes or {}),
+            "data": self.site.values(event, changes or {}),
             "fn_index": event["id"],
             "session_hash": self.session,
         }
@@ -126,7 +126,7 @@ class Visitor:
 
     def call(self, event: Event) -> None:
         """Run an event that needs no queue."""
-        data = self._site.values(event, {})
+        data = self.site.values(event, {})
         body = {"data": data, "fn_index": event["id"], "session_hash": self.session}
         self._http.post("/gradio_api/run/predict", json=body).raise_for_status()
 
