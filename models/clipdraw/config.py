@@ -119,7 +119,7 @@ class DrawConfig:
 
     def __post_init__(self) -> None:
         low, high = self.width_range
-        for name, value, least, most in (
+        check_ranges(
             ("The number of strokes", self.strokes, 1, MAX_STROKES),
             ("The number of steps", self.steps, 1, MAX_STEPS),
             ("The canvas's width", self.canvas[0], 16, MAX_SIDE),
@@ -138,9 +138,7 @@ class DrawConfig:
             ("The seed", self.seed, 0, 2**32 - 1),
             *(("A share of strokes", share, 0, 1) for share in self.stages),
             *(("A part of the background", part, 0, 1) for part in self.background or ()),
-        ):
-            if not least <= value <= most:  # also refuses NaN
-                raise InputError(f"{name} lies between {least:g} and {most:g}, not at {value:g}.")
+        )
         if not self.stages:
             raise InputError("Give at least one share of strokes to begin with; (1.0,) is all.")
         if self.schedule not in ("steps", "cosine") or self.start not in ("random", "gradient"):
@@ -152,3 +150,10 @@ class DrawConfig:
     def scale(self) -> float:
         """Pixels of this canvas for one of the 224 px canvas."""
         return max(self.canvas) / REFERENCE_SIDE
+
+
+def check_ranges(*rows: tuple[str, float, float, float]) -> None:
+    """Raises InputError for the first (name, value, least, most) that is out of its range."""
+    for name, value, least, most in rows:
+        if not least <= value <= most:  # also refuses NaN
+            raise InputError(f"{name} lies between {least:g} and {most:g}, not at {value:g}.")

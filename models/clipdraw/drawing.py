@@ -169,6 +169,14 @@ def rate_at(done: float, schedule: str, points: bool) -> float:
     return 1.0 if not points or done < 0.5 else 0.4 if done < 0.75 else 0.1
 
 
+def set_rates(
+    optimizer: torch.optim.Optimizer, rates: Sequence[float], done: float, schedule: str
+) -> None:
+    """Give an optimiser's groups, of which the first holds the points, their rates for now."""
+    for place, (group, rate) in enumerate(zip(optimizer.param_groups, rates)):
+        group["lr"] = rate * rate_at(done, schedule, points=place == 0)
+
+
 def prompts_of(
     text: str,
     negative: Sequence[str] = (),
@@ -259,7 +267,7 @@ class _Easel:
     def advance(self, step: int) -> None:
         """One step of the optimiser."""
         config = self.config
-        self._set_rates(step)
+        set_rates(self.optimizer, self.rates, step / config.steps, config.schedule)
         current = self._current()
         rasterize = RASTERIZERS[config.rasterizer]
         canvas = rasterize(current.scaled(self.factor))  # (h, w, 4) premultiplied
@@ -472,11 +480,6 @@ class _Easel:
         self.rates = [float(group["lr"]) for group in groups]
         self.optimizer = torch.optim.Adam(groups)
         self._clamp()
-
-    def _set_rates(self, step: int) -> None:
-        done = step / self.config.steps
-        for place, (group, rate) in enumerate(zip(self.optimizer.param_groups, self.rates)):
-            group["lr"] = rate * rate_at(done, self.config.schedule, points=place == 0)
 
     def _clamp(self) -> None:
         low, high = (side * self.config.scale for side in self.config.width_range)

@@ -26,7 +26,15 @@ from models.errors import InputError
 from models.jobs import Job, Step
 
 from . import seeding
-from .config import MAX_SIDE, MAX_STEPS, MAX_STROKES, REFERENCE_SIDE, RGB, WHITE
+from .config import (
+    MAX_SIDE,
+    MAX_STEPS,
+    MAX_STROKES,
+    REFERENCE_SIDE,
+    RGB,
+    WHITE,
+    check_ranges,
+)
 from .critic import Augmentation, Critic, Prompt, Scoring
 from .drawing import (
     PREVIEW_S,
@@ -36,7 +44,7 @@ from .drawing import (
     middle_weight,
     picture_of,
     plain_look,
-    rate_at,
+    set_rates,
 )
 from .rasterizer import over, render
 from .strokes import Strokes, concatenate
@@ -64,7 +72,7 @@ class Camera:
     canvas: tuple[int, int] = (REFERENCE_SIDE, REFERENCE_SIDE)
 
     def __post_init__(self) -> None:
-        _check(
+        check_ranges(
             ("The camera's distance", self.radius, 1, 10),
             ("The field of view", self.field_of_view, 10, 120),
             ("The elevation", self.elevation, -80, 80),
@@ -175,7 +183,7 @@ class SpaceConfig:
 
     def __post_init__(self) -> None:
         low, high = self.width_range
-        _check(
+        check_ranges(
             ("The number of strokes", self.strokes, 1, MAX_STROKES),
             ("The number of steps", self.steps, 1, MAX_STEPS),
             ("The segments of a stroke", self.max_segments, 1, 8),
@@ -195,13 +203,6 @@ class SpaceConfig:
         )
         if self.schedule not in ("steps", "cosine") or self.start not in ("random", "gradient"):
             raise InputError("Schedules are steps or cosine, starts are random or gradient.")
-
-
-def _check(*rows: tuple[str, float, float, float]) -> None:
-    """Raises InputError for the first (name, value, least, most) that is out of its range."""
-    for name, value, least, most in rows:
-        if not least <= value <= most:  # also refuses NaN
-            raise InputError(f"{name} lies between {least:g} and {most:g}, not at {value:g}.")
 
 
 @dataclass(frozen=True)
@@ -330,7 +331,7 @@ def turntable(drawing: SpaceDrawing, frames: int, side: int) -> Iterator[Image.I
     Raises:
         InputError: numbers beyond these limits, at once.
     """
-    _check(("The number of frames", frames, 2, MAX_FRAMES), ("The side", side, 16, MAX_SIDE))
+    check_ranges(("The number of frames", frames, 2, MAX_FRAMES), ("The side", side, 16, MAX_SIDE))
     return (drawing.picture(azimuth, side) for azimuth in azimuths(frames))
 
 
@@ -383,7 +384,7 @@ class _Sculpture:
     def advance(self, step: int) -> None:
         """One step of the optimiser, from the side whose turn it is."""
         turn = step % len(self.critics)
-        self._set_rates(step)
+        set_rates(self.optimizer, self.rates, step / self.config.steps, self.config.schedule)
         away = self.config.jitter * float(2 * torch.rand((), generator=self.generator) - 1)
         canvas = render(self.strokes.seen_from(self.azimuths[turn] + away, self.factor))
         loss = self._loss(canvas, turn, step)
@@ -504,11 +505,6 @@ class _Sculpture:
             for tensor, rate in zip((points, half_widths, colors), self.rates)
         )
         self._clamp()
-
-    def _set_rates(self, step: int) -> None:
-        done = step / self.config.steps
-        for place, (group, rate) in enumerate(zip(self.optimizer.param_groups, self.rates)):
-            group["lr"] = rate * rate_at(done, self.config.schedule, points=place == 0)
 
     def _clamp(self) -> None:
         with torch.no_grad():
