@@ -78,6 +78,7 @@ def test_frames_are_streamed_and_compared(capsys: pytest.CaptureFixture[str]) ->
     assert "Figure 7 is left out" in out
 
 
+@pytest.mark.usefixtures("quick_collections")
 def test_the_registry_holds() -> None:
     loads, growth, tries = registry_figures(swaps=60)
     assert (loads.value, loads.correct) == (1, True)

@@ -23,6 +23,8 @@ from models.jobs import Job, Step, run_to_end
 from models.registry import Registry, measured_bytes, pick_device
 from models.weights import Embedded, Hub, WeightFile
 
+pytestmark = pytest.mark.usefixtures("quick_collections")
+
 KB = 1000
 
 
