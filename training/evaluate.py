@@ -19,7 +19,7 @@ from training.clip_evaluation import Figure
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "clip-mini": clip_evaluation.evaluate,
-    "clip-judge": clip_evaluation.evaluate,
+    "clip-judge": clip_evaluation.without_bars,
     "clipdraw": clipdraw_evaluation.evaluate,
 }
 FOLDERS = {"clipdraw": "clip-mini-critic"}  # whose drawings are judged

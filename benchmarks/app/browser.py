@@ -40,7 +40,9 @@ def outside_requests_of(open_page: Callable[[bool], Page], url: str, dark: bool)
     page.on("request", lambda request: asked.append(request.url))
     page.on("websocket", lambda socket: asked.append(socket.url))
     page.goto(url)
-    page.wait_for_selector("button.atelier-run", timeout=60_000)
+    page.wait_for_selector(
+        "button.atelier-run:visible", timeout=60_000
+    )  # the other tabs hide theirs
     _settle(page, asked)
     page.context.close()
     return [other for other in asked if _is_outside(other, urlsplit(url).netloc)]
