@@ -182,11 +182,11 @@ def _build_numbers() -> dict[str, Any]:
     base = DrawConfig.mini()
     with gr.Row():
         strokes = slider(
-            1, MAX_STROKES, base.strokes, step=1, label="Strokes", min_width=150,
+            1, MAX_STROKES, base.strokes, step=1, label="Strokes", min_width=200,
             info="Few make a symbol, many a picture.",
         )  # fmt: skip
         steps = slider(
-            1, 2000, base.steps, step=1, label="Steps", min_width=150,
+            1, 2000, base.steps, step=1, label="Steps", min_width=200,
             info="Of the optimiser.",
         )  # fmt: skip
     with gr.Row(equal_height=True, elem_classes="draw-seed"):
