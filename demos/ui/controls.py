@@ -34,14 +34,16 @@ def stops(
     button: gr.Button, events: Dependency | Sequence[Dependency], status: gr.HTML
 ) -> Dependency:
     """Make `button` end the run of an event, or of any of several, and say so in their status
-    line; returns the click, for what shall follow it."""
-    return button.click(
+    line; returns the last event, for what shall follow it."""
+    stopped = button.click(
         badge.stopped,
         None,
         status,
         cancels=[events] if isinstance(events, Dependency) else list(events),
         **QUIET,
     )
+    # A step that was on its way to the browser arrives after this answer and would have the last word.
+    return stopped.then(badge.stopped, None, status, **QUIET)
 
 
 def slider(low: float, high: float, value: float, **options: Any) -> gr.Slider:
