@@ -43,7 +43,8 @@ def stops(
         **QUIET,
     )
     # A step that was on its way to the browser arrives after this answer and would have the last word.
-    return stopped.then(badge.stopped, None, status, **QUIET)
+    last: Dependency = stopped.then(badge.stopped, None, status, **QUIET)
+    return last
 
 
 def slider(low: float, high: float, value: float, **options: Any) -> gr.Slider:
