@@ -85,7 +85,7 @@ class ClipTraining:
 
     @staticmethod
     def mini() -> "ClipTraining":
-        """The last and longest stage of the embedded weights (their card tells the rest)."""
+        """Further training of the embedded weights; their card tells what made them so far."""
         return ClipTraining()
 
     @staticmethod

@@ -21,7 +21,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from demos.ui.images import on_white
+from models.pictures import on_white
 
 SETTINGS_KEY = "clip-atelier"
 

@@ -16,6 +16,7 @@ from gradio.data_classes import ImageData
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from models.errors import InputError
+from models.pictures import on_white
 
 MAX_PIXELS = 24_000_000
 MAX_ASPECT = 50  # a tower scales the short side to its own size, so the long side grows with this
@@ -104,12 +105,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise InputError("This picture has 32 bits per pixel and colour; save it with 8 or 16.")
     return on_white(image)
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent lies on white, whatever colour it hides."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    paper = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(paper, rgba).convert("RGB")

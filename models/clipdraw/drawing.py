@@ -30,7 +30,7 @@ from . import seeding
 from .backends import RASTERIZERS
 from .config import MAX_STROKES, RGB, WHITE, DrawConfig
 from .critic import Augmentation, Critic, Prompt
-from .rasterizer import over, render
+from .rasterizer import over, render, to_picture
 from .strokes import Strokes, concatenate
 
 PREVIEW_SIDE = 384
@@ -51,7 +51,7 @@ class Drawing:
         strokes: on the canvas of `config`, on the CPU, without gradients.
         loss: smoothed loss at which these strokes were the best.
         nearest: words that fit it best, with probabilities.
-        step: the step they were found at; `steps_done`: where the run ended.
+        step: the step they were found at.
         losses: one a step.
     """
 
@@ -97,16 +97,7 @@ class DrawStep(Step):
 def picture_of(strokes: Strokes, background: RGB | None) -> Image.Image:
     """Rasterise to RGB over a background, or to RGBA (straight alpha) without one."""
     with torch.no_grad():
-        image = render(strokes).cpu()  # (H, W, 4) premultiplied
-    if background is None:
-        alpha = image[..., 3:]
-        straight = torch.cat([image[..., :3] / alpha.clamp(min=1e-6), alpha], dim=-1)
-        return Image.fromarray(_bytes(straight).numpy(), "RGBA")
-    return Image.fromarray(_bytes(over(image, torch.tensor(background))).numpy(), "RGB")
-
-
-def _bytes(image: Tensor) -> Tensor:
-    return image.clamp(0, 1).mul(255).round().to(torch.uint8)
+        return to_picture(render(strokes), background)
 
 
 def looks(

@@ -25,18 +25,18 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 from matplotlib.transforms import Affine2D
 from PIL import Image
-from torch import Tensor
 
 from models.errors import InputError
+from models.pictures import on_white
 
 from . import svg
+from .config import WHITE
 from .plain import DEFAULT_LIMITS, MAX_SIDE, Limits, Row, check, check_size, from_rows, to_rows
-from .rasterizer import over, render
+from .rasterizer import onto, render, to_picture
 from .strokes import Strokes
 
 MAX_FRAMES = 600
 MAX_FILM_PIXELS = 2**27  # of all frames together: 600 of 472 x 472, or 128 of 1024 x 1024
-WHITE = (1.0, 1.0, 1.0)
 
 
 # --------------------------------------------------------------------------------- pictures
@@ -59,7 +59,7 @@ def picture(
     """
     check(strokes)
     with torch.no_grad():
-        return _to_image(render(_scaled(strokes, side)), background)
+        return to_picture(render(_scaled(strokes, side)), background)
 
 
 def painting(
@@ -94,8 +94,8 @@ def _paint(strokes: Strokes, count: int, background: svg.Color) -> Iterator[Imag
     for group in torch.arange(len(strokes), device=image.device).tensor_split(count):
         with torch.no_grad():
             layer = render(strokes.select(group))  # (H, W, 4)
-            image = layer + (1 - layer[..., 3:]) * image
-        yield _to_image(image, background)
+            image = onto(layer, image)
+        yield to_picture(image, background)
 
 
 def _scaled(strokes: Strokes, side: int | None) -> Strokes:
@@ -103,16 +103,6 @@ def _scaled(strokes: Strokes, side: int | None) -> Strokes:
     if not 1 <= wanted <= MAX_SIDE:
         raise InputError(f"A picture has 1 to {MAX_SIDE} pixels on its longer side, not {wanted}.")
     return strokes if side is None else strokes.scaled(side / max(strokes.canvas))
-
-
-def _to_image(image: Tensor, background: svg.Color | None) -> Image.Image:
-    """Premultiplied (H, W, 4) to RGB over a background, or to straight RGBA."""
-    if background is not None:
-        flat = over(image, image.new_tensor(background))
-    else:
-        alpha = image[..., 3:]
-        flat = torch.cat([image[..., :3] / alpha.clamp(min=1e-6), alpha], dim=-1)
-    return Image.fromarray((flat.clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
 # --------------------------------------------------------------------------------- films
@@ -217,7 +207,7 @@ def _checked(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
         if count > MAX_FRAMES:
             raise InputError(f"A film has at most {MAX_FRAMES} frames; take every second one.")
         _check_film(count, size)
-        yield _on_white(frame)
+        yield on_white(frame)
     if size is None:
         raise InputError("There is no frame to make a film of; draw something first.")
 
@@ -228,13 +218,6 @@ def _check_film(count: int, size: tuple[int, int]) -> None:
             f"A film has at most {MAX_FILM_PIXELS / 1e6:.0f} million pixels in all its frames; "
             "make it smaller or shorter."
         )
-
-
-def _on_white(frame: Image.Image) -> Image.Image:
-    if not frame.has_transparency_data:
-        return frame.convert("RGB")
-    paper = Image.new("RGBA", frame.size, "white")
-    return Image.alpha_composite(paper, frame.convert("RGBA")).convert("RGB")
 
 
 def _hold(frames: Iterator[Image.Image], times: int) -> Iterator[Image.Image]:

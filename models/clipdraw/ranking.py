@@ -9,7 +9,7 @@ from models.jobs import Job, Step
 
 from .critic import Critic
 from .drawing import Drawing, plain_look
-from .rasterizer import render
+from .rasterizer import onto, render
 from .strokes import Strokes
 
 CHUNK = 16  # strokes looked at in one go: bounds memory, and the time between two steps
@@ -36,18 +36,18 @@ def importance(critic: Critic, drawing: Drawing) -> Job[Tensor]:
     chunks = list(torch.arange(len(small)).split(CHUNK))  # type: ignore[no-untyped-call]
     above = [torch.zeros_like(_layer(small, chunks[0]))]
     for chunk in reversed(chunks[1:]):
-        above.append(_onto(above[-1], _layer(small, chunk)))
+        above.append(onto(above[-1], _layer(small, chunk)))
     below, scores = torch.zeros_like(above[0]), []
     for chunk in chunks:
         over = above.pop()
         layers = [_layer(small, chunk[k : k + 1]) for k in range(len(chunk))]
         tops = [over]
         for layer in reversed(layers[1:]):
-            tops.append(_onto(tops[-1], layer))
+            tops.append(onto(tops[-1], layer))
         without = []
         for layer in layers:
-            without.append(_onto(tops.pop(), below))
-            below = _onto(layer, below)
+            without.append(onto(tops.pop(), below))
+            below = onto(layer, below)
         scores.append(_scores(critic, torch.stack(without), drawing))
         yield Step((int(chunk[-1]) + 1) / len(small), "Ranking the strokes")
     return (_scores(critic, below[None], drawing) - torch.cat(scores)).cpu()
@@ -56,8 +56,3 @@ def importance(critic: Critic, drawing: Drawing) -> Job[Tensor]:
 @torch.no_grad()
 def _layer(strokes: Strokes, index: Tensor) -> Tensor:
     return render(strokes.select(index))
-
-
-def _onto(top: Tensor, bottom: Tensor) -> Tensor:
-    """Premultiplied "over"."""
-    return top + (1 - top[..., 3:]) * bottom

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -64,6 +65,21 @@ def render(strokes: Strokes) -> Tensor:
 def over(image: Tensor, background: Tensor) -> Tensor:
     """Lays a premultiplied (H, W, 4) image over an RGB background broadcastable to (H, W, 3)."""
     return image[..., :3] + (1 - image[..., 3:]) * background
+
+
+def onto(top: Tensor, bottom: Tensor) -> Tensor:
+    """Lays a premultiplied (..., 4) image over another one."""
+    return top + (1 - top[..., 3:]) * bottom
+
+
+def to_picture(image: Tensor, background: tuple[float, float, float] | None) -> Image.Image:
+    """Premultiplied (H, W, 4) as an RGB picture over a background, or as straight RGBA without."""
+    if background is not None:
+        flat = over(image, image.new_tensor(background))
+    else:
+        alpha = image[..., 3:]
+        flat = torch.cat([image[..., :3] / alpha.clamp(min=1e-6), alpha], dim=-1)
+    return Image.fromarray((flat.clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
 def _closed(strokes: Strokes, cubics: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:

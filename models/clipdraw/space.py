@@ -37,6 +37,7 @@ from .config import (
 )
 from .critic import Augmentation, Critic, Prompt, Scoring
 from .drawing import (
+    LOOKS,
     PREVIEW_S,
     WORDS_EVERY,
     blur_at,
@@ -482,7 +483,7 @@ class _Sculpture:
         """Where a side's words ask for strokes on the empty canvas, and in which colours."""
         width, height = self.config.camera.scaled(self.factor).canvas
         canvas = torch.zeros(height, width, 4, device=self.critics[0].device, requires_grad=True)
-        total = sum((self._loss(canvas, turn, 0) for _ in range(4)), canvas.new_zeros(()))
+        total = sum((self._loss(canvas, turn, 0) for _ in range(LOOKS)), canvas.new_zeros(()))
         (gradient,) = torch.autograd.grad(total, canvas)
         picture = over(canvas.detach(), canvas.new_tensor(self.config.background or WHITE))
         weight, colors = seeding.gradient_maps(
