@@ -1,1 +1,1 @@
-"""StyleCLIP: editing a generator's pictures by text in three ways (Patashnik et al. 2021)."""
+"""StyleCLIP: three ways to edit a StyleGAN2 picture by text (Patashnik et al. 2021)."""
