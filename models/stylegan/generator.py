@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -138,6 +139,8 @@ class StyledConvolution(nn.Module):
 
     Upsampling is a transposed convolution of stride 2, smoothed by the FIR filter.
     """
+
+    noise: Tensor
 
     def __init__(
         self, inputs: int, outputs: int, latent_size: int, resolution: int, up: bool,
@@ -290,7 +293,8 @@ class Generator(nn.Module):
 
     def fixed_noise(self) -> list[Tensor]:
         """The noise pictures of the checkpoint, one (1, 1, R, R) per convolution."""
-        return [layer.noise for layer in self.layers if isinstance(layer, StyledConvolution)]
+        convolutions = [layer for layer in self.layers if isinstance(layer, StyledConvolution)]
+        return [convolution.noise for convolution in convolutions]
 
     def fresh_noise(self, batch: int, random: torch.Generator | None = None) -> list[Tensor]:
         """New noise, one (batch, 1, R, R) per convolution; `random` lives on the CPU."""
