@@ -289,7 +289,8 @@ class Generator(nn.Module):
 
     def styles(self, w_plus: Tensor) -> list[Tensor]:
         """(B, rows, D) -> StyleSpace, one (B, slot.size) for every slot of `layout`."""
-        return [layer.affine(w_plus[:, slot.row]) for layer, slot in zip(self.layers, self.layout)]
+        affines: list[Any] = [layer.affine for layer in self.layers]
+        return [affine(w_plus[:, slot.row]) for affine, slot in zip(affines, self.layout)]
 
     def fixed_noise(self) -> list[Tensor]:
         """The noise pictures of the checkpoint, one (1, 1, R, R) per convolution."""

@@ -1,0 +1,428 @@
+"""Train stylegan2-mini, which draws the world's avatars: `python -m training.stylegan`.
+
+The world maps a latent z to attributes and those to a picture, so the generator need not find its
+own way to faces: it is regressed on pairs (z, picture), drawn anew in every step. In order:
+
+1. the mapping network alone, with a linear read-out of the attributes from w (seconds). w then
+   holds the attributes in straight directions, which is what editing wants; the read-out is
+   thrown away, its loss stays on with a small weight.
+2. everything on pairs, first at half size: L1 at several resolutions and a distance in clip-mini's
+   features (after Zhang et al. 2018, LPIPS), whole and on crops at full size.
+3. the same with StyleGAN2's adversarial objective on top (Karras et al. 2020: non-saturating
+   logistic loss, lazy R1 every 16 steps, equalised rates). Path length regularisation is left
+   out: stage 1 does its work, and it costs a second backward pass.
+
+The weights are an exponential moving average. An interrupted run continues from its checkpoint.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.catalog import ASSETS
+from models.clip import ClipEncoder, load_mini
+from models.stylegan.generator import SLOPE, Generator, GeneratorConfig, to_pixels
+from training.world import avatars
+
+R1_EVERY = 16
+HUES = ("dye_hue", "hat_hue", "background_hue", "clothing_hue")
+
+
+@dataclass(frozen=True)
+class StyleganTraining:
+    """Everything that decides a run.
+
+    Attributes:
+        mapping_steps: of stage 1, with batches of 512 latents.
+        half_size, full_size, adversarial: steps of stage 2 at half and at full size, and of stage 3.
+        feature_weight, read_out_weight, adversarial_weight, r1_weight: of the losses.
+        rate: Adam's, warmed up, decayed to a tenth over each of the stages 2 and 3.
+        average: decay of the moving average a step.
+    """
+
+    batch: int = 16
+    mapping_steps: int = 8_000
+    half_size: int = 4_000
+    full_size: int = 4_500
+    adversarial: int = 1_200
+    rate: float = 3e-3
+    critic_rate: float = 2e-3
+    feature_weight: float = 1.0
+    read_out_weight: float = 0.02
+    adversarial_weight: float = 0.02
+    r1_weight: float = 2.0
+    average: float = 0.998
+    seed: int = 2026
+
+    @property
+    def steps(self) -> int:
+        return self.half_size + self.full_size + self.adversarial
+
+    @staticmethod
+    def smoke() -> "StyleganTraining":
+        """Under a minute: every stage, a few steps each."""
+        return StyleganTraining(
+            batch=4, mapping_steps=50, half_size=8, full_size=8, adversarial=R1_EVERY + 2
+        )
+
+
+# ------------------------------------------------------------------------------------ the pairs
+
+
+def latent_batch(count: int, seed: int) -> np.ndarray:
+    """(count, LATENT_SIZE) float32 latents as the generator sees them: of length sqrt(size)."""
+    z = np.random.default_rng(seed).standard_normal((count, avatars.LATENT_SIZE))
+    return (z / np.sqrt((z**2).mean(axis=1, keepdims=True))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Latents (B, 64), the attributes (B, R) to read out and pictures (B, 3, H, W) in [-1, 1]."""
+
+    z: Tensor
+    targets: Tensor
+    pictures: Tensor
+
+
+def read_out_targets(attributes: np.ndarray) -> Tensor:
+    """(B, A) attributes -> (B, A + H) what a linear map of w should give: hues as two numbers."""
+    hue_columns = [avatars.NAMES.index(name) for name in HUES]
+    angles = 2 * math.pi * attributes[:, hue_columns]
+    plain = np.delete(attributes, hue_columns, axis=1) * 2 - 1
+    return torch.from_numpy(
+        np.concatenate([plain, np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    )
+
+
+def draw_pairs(count: int, seed: int, size: int) -> Pairs:
+    z = latent_batch(count, seed)
+    attributes = avatars.latent_to_attributes(z)
+    drawn = torch.from_numpy(avatars.draw_batch(attributes, size))  # (B, H, W, 3)
+    pictures = drawn.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return Pairs(torch.from_numpy(z), read_out_targets(attributes), pictures)
+
+
+# ------------------------------------------------------------------------------------- the losses
+
+
+class FeatureDistance:
+    """LPIPS-like distance: unit features of clip-mini's stages, compared place by place, and the
+    cosine distance of the whole embedding."""
+
+    STAGES = ("maxpool", "layer1", "layer2", "layer3", "layer4")
+
+    def __init__(self, clip: ClipEncoder) -> None:
+        self.clip = clip
+        self._features: list[Tensor] = []
+        trunk = clip.model.visual.trunk  # type: ignore[union-attr]
+        for name in self.STAGES:
+            stage = getattr(trunk, name, None)
+            if isinstance(stage, nn.Module):
+                stage.register_forward_hook(self._keep)  # type: ignore[arg-type]
+
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._features.append(output)
+
+    def _look(self, pictures: Tensor) -> tuple[list[Tensor], Tensor]:
+        self._features.clear()
+        pixels = self.clip.normalize((pictures + 1) / 2)
+        with torch.autocast(pictures.device.type, torch.bfloat16):
+            embedding = self.clip.model.encode_image(pixels)  # type: ignore[operator]
+        return list(self._features), F.normalize(embedding.float(), dim=1)
+
+    def __call__(self, drawn: Tensor, real: Tensor) -> Tensor:
+        """Mean over the batch; (B, 3, H, W) both, in [-1, 1]."""
+        with torch.no_grad():
+            wanted, wanted_embedding = self._look(real)
+        found, embedding = self._look(drawn)
+        total = (1 - (embedding * wanted_embedding).sum(dim=1)).mean()
+        for a, b in zip(found, wanted):
+            distance = F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)
+            total = total + distance.square().sum(dim=1).mean()
+        return total
+
+
+def pixel_loss(drawn: Tensor, real: Tensor) -> Tensor:
+    """L1 at the picture's resolution and at two halvings of it."""
+    total = (drawn - real).abs().mean()
+    for _ in range(2):
+        drawn, real = F.avg_pool2d(drawn, 2), F.avg_pool2d(real, 2)
+        total = total + (drawn - real).abs().mean()
+    return total
+
+
+def same_crops(drawn: Tensor, real: Tensor, side: int, random: torch.Generator) -> list[Tensor]:
+    """The same random (side, side) window of both, one for the batch."""
+    room = drawn.shape[-1] - side + 1
+    y, x = torch.randint(room, (2,), generator=random).tolist()
+    return [pictures[..., y : y + side, x : x + side] for pictures in (drawn, real)]
+
+
+class Equalized(nn.Module):
+    """A convolution with the equalised rate of StyleGAN: W / sqrt(fan_in) at run time."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self._scale, self._stride = 1 / math.sqrt(inputs * kernel**2), stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self._scale
+        x = F.conv2d(x, weight, self.bias, self._stride, self.weight.shape[-1] // 2)
+        return F.leaky_relu(x, SLOPE) * math.sqrt(2)
+
+
+class Discriminator(nn.Module):
+    """A slim StyleGAN2 critic: residual halvings, deviation over the batch, one score."""
+
+    def __init__(self, channels: tuple[int, ...] = (16, 32, 64, 96, 128, 128)) -> None:
+        super().__init__()
+        self.stem = Equalized(3, channels[0], 1)
+        pairs = list(pairwise(channels))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(Equalized(a, a, 3), Equalized(a, b, 3, stride=2)) for a, b in pairs
+        )
+        self.skips = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in pairs)
+        self.last = Equalized(channels[-1] + 1, channels[-1], 3)
+        self.score = nn.Linear(channels[-1] * 16, 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:  # (B, 3, H, W) -> (B,)
+        x = self.stem(pictures)
+        for block, skip in zip(self.blocks, self.skips):
+            x = (block(x) + skip(F.avg_pool2d(x, 2))) / math.sqrt(2)
+        deviation = (x.float().var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
+        x = torch.cat([x, deviation.to(x.dtype).expand(len(x), 1, *x.shape[2:])], dim=1)
+        return self.score(self.last(x).flatten(1))[:, 0].float()
+
+
+def r1_penalty(critic: Discriminator, real: Tensor) -> Tensor:
+    """Squared gradient of the critic at real pictures, the mean over the batch (R1)."""
+    real = real.detach().requires_grad_(True)
+    (slope,) = torch.autograd.grad(critic(real).sum(), real, create_graph=True)
+    return slope.square().sum(dim=(1, 2, 3)).mean()
+
+
+# ---------------------------------------------------------------------------------- the trainer
+
+
+class Trainer:
+    """The networks, their averages and optimisers, and where the run stands."""
+
+    def __init__(self, plan: StyleganTraining, device: torch.device, folder: Path) -> None:
+        torch.manual_seed(plan.seed)
+        self.plan, self.device, self.folder = plan, device, folder
+        config = GeneratorConfig.mini()
+        self.generator = Generator(config).to(device, memory_format=torch.channels_last)
+        self.read_out = nn.Linear(config.latent_size, len(avatars.NAMES) + len(HUES)).to(device)
+        self.critic = Discriminator().to(device, memory_format=torch.channels_last)
+        self.average = deepcopy(self.generator).requires_grad_(False)
+        made = [*self.generator.parameters(), *self.read_out.parameters()]
+        self.optimizer = torch.optim.Adam(made, lr=plan.rate, betas=(0.9, 0.99))
+        self.critic_optimizer = torch.optim.Adam(
+            self.critic.parameters(), lr=plan.critic_rate, betas=(0.0, 0.99)
+        )
+        clip = load_mini(ASSETS / "clip-mini", device, torch.float32)
+        self.distance = FeatureDistance(clip)
+        self.step, self.seconds = 0, 0.0
+
+    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        return {
+            "generator": self.generator, "read_out": self.read_out, "critic": self.critic,
+            "average": self.average, "optimizer": self.optimizer,
+            "critic_optimizer": self.critic_optimizer,
+        }  # fmt: skip
+
+    def resume(self) -> bool:
+        """Continue from the run folder's checkpoint if there is one."""
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return False
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+    def save(self) -> None:
+        """The checkpoint, the weights of the average and a sheet of pictures."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        partial = self.folder / "checkpoint.partial"
+        torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
+        partial.replace(self.folder / "checkpoint.pt")
+        export(self.average, self.folder / "model.safetensors")
+        sheet(self.average, self.distance.clip.device).save(self.folder / "sheet.png")
+        (self.folder / "plan.json").write_text(
+            json.dumps({**asdict(self.plan), "step": self.step, "seconds": self.seconds}) + "\n"
+        )
+
+    def warm_mapping(self) -> Iterator[float]:
+        """Stage 1: w tells the attributes by a linear map."""
+        # Here the mapping network learns at the full rate, which its arithmetic divides by 100.
+        mapping = {"params": list(self.generator.mapping_layers.parameters()), "scale": 100.0}
+        read_out = {"params": list(self.read_out.parameters()), "scale": 1.0}
+        optimizer = torch.optim.Adam([mapping, read_out], betas=(0.9, 0.99))
+        for step in range(self.plan.mapping_steps):
+            z = latent_batch(512, self.plan.seed * 10**6 + step)
+            targets = read_out_targets(avatars.latent_to_attributes(z)).to(self.device)
+            w = self.generator.mapping(torch.from_numpy(z).to(self.device))
+            loss = F.mse_loss(self.read_out(w), targets) + 1e-3 * w.square().mean()
+            for group in optimizer.param_groups:
+                group["lr"] = 2e-3 * group["scale"] * (1 - step / self.plan.mapping_steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            yield float(loss.detach())
+        self.average.load_state_dict(self.generator.state_dict())
+
+    def stage(self) -> tuple[int, bool, float]:
+        """(picture side, adversarial, how far this stage is in [0, 1])."""
+        plan, size = self.plan, self.generator.size
+        if self.step < plan.half_size:
+            return size // 2, False, self.step / (plan.half_size + plan.full_size)
+        regressed = plan.half_size + plan.full_size
+        if self.step < regressed:
+            return size, False, self.step / regressed
+        return size, True, (self.step - regressed) / plan.adversarial
+
+    def learn(self, pairs: Pairs) -> dict[str, float]:
+        """One step on pairs drawn at this stage's size."""
+        size, adversarial, progress = self.stage()
+        rate = self.plan.rate * (0.3 if adversarial else 1.0) * min(1.0, (self.step + 1) / 200)
+        rate *= 0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * progress))
+        self.optimizer.param_groups[0]["lr"] = rate
+        real = pairs.pictures.to(self.device, memory_format=torch.channels_last)
+        w = self.generator.mapping(pairs.z.to(self.device))
+        drawn = self._draw(w, size)
+        loss, told = self._regression(drawn, real, w, pairs)
+        if adversarial:
+            fooled = F.softplus(-self._scores(drawn)).mean()
+            loss, told["fooled"] = loss + self.plan.adversarial_weight * fooled, float(fooled)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], 5.0)
+        self.optimizer.step()
+        self._follow()
+        if adversarial:
+            told["critic"] = self._teach_critic(drawn.detach(), real)
+        self.step += 1
+        return {**told, "rate": rate, "size": size}
+
+    def _draw(self, w: Tensor, size: int) -> Tensor:
+        styles = self.generator.styles(self.generator.broadcast(w))
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.generator.synthesize(styles, noise=[], size=size).float()
+
+    def _scores(self, pictures: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.critic(pictures)
+
+    def _regression(
+        self, drawn: Tensor, real: Tensor, w: Tensor, pairs: Pairs
+    ) -> tuple[Tensor, dict[str, float]]:
+        random = torch.Generator().manual_seed(self.plan.seed * 10**6 + self.step)
+        pixels = pixel_loss(drawn, real)
+        whole = [F.interpolate(p, 64, mode="area") if p.shape[-1] > 64 else p for p in (drawn, real)]  # fmt: skip
+        features = self.distance(*whole)
+        if drawn.shape[-1] > 64:
+            features = features + self.distance(*same_crops(drawn, real, 64, random))
+        read_out = F.mse_loss(self.read_out(w), pairs.targets.to(self.device))
+        loss = pixels + self.plan.feature_weight * features + self.plan.read_out_weight * read_out
+        told = {"pixels": pixels, "features": features, "read_out": read_out}
+        return loss, {name: float(value.detach()) for name, value in told.items()}
+
+    def _teach_critic(self, drawn: Tensor, real: Tensor) -> float:
+        loss = F.softplus(self._scores(drawn)).mean() + F.softplus(-self._scores(real)).mean()
+        value = float(loss.detach())
+        if self.step % R1_EVERY == 0:
+            loss = loss + 0.5 * self.plan.r1_weight * R1_EVERY * r1_penalty(self.critic, real)
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.critic_optimizer.step()
+        return value
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        keep = min(self.plan.average, (1 + self.step) / (10 + self.step))
+        for slow, fast in zip(self.average.parameters(), self.generator.parameters()):
+            slow.lerp_(fast, 1 - keep)
+
+    def train(self, minutes: float) -> Iterator[dict[str, float]]:
+        """Steps until the plan or the time is over; the next pairs are drawn meanwhile."""
+        until = time.monotonic() + 60 * minutes
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self._pairs, self.step)
+            while self.step < self.plan.steps and time.monotonic() < until:
+                pairs = coming.result()
+                coming = pool.submit(self._pairs, self.step + 1)
+                began = time.monotonic()
+                told = self.learn(pairs)
+                self.seconds += time.monotonic() - began
+                yield told
+
+    def _pairs(self, step: int) -> Pairs:
+        size = self.generator.size // (2 if step < self.plan.half_size else 1)
+        return draw_pairs(self.plan.batch, self.plan.seed * 10**6 + 10**5 + step, size)
+
+
+def export(generator: Generator, path: Path) -> None:
+    """Half-precision weights with the shape of the generator in the metadata."""
+    generator.mean_latent.copy_(generator.measure_mean_latent())
+    tensors = {k: v.half().contiguous().cpu() for k, v in generator.state_dict().items()}
+    save_file(tensors, path, metadata={"config": json.dumps(asdict(generator.config))})
+
+
+@torch.no_grad()
+def sheet(generator: Generator, device: torch.device, seed: int = 5) -> Image.Image:
+    """Eight drawn avatars above the generator's pictures of the same latents, twice."""
+    rows = []
+    for part in range(2):
+        pairs = draw_pairs(8, seed + part, generator.size)
+        made = generator(generator.broadcast(generator.mapping(pairs.z.to(device))), noise=[])
+        rows += [to_pixels(pairs.pictures), to_pixels(made)]
+    return Image.fromarray(torch.cat([torch.cat(list(row), dim=1) for row in rows]).numpy())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/stylegan2-mini"))
+    parser.add_argument("--preset", choices=("mini", "smoke"), default="mini")
+    parser.add_argument("--minutes", type=float, default=1e6, help="stop after this long")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    plan = StyleganTraining() if options.preset == "mini" else StyleganTraining.smoke()
+    trainer = Trainer(plan, torch.device(options.device), options.out)
+    if not trainer.resume():
+        for step, loss in enumerate(trainer.warm_mapping()):
+            if step % 200 == 0:
+                print(f"mapping {step} read-out {loss:.4f}", flush=True)
+    saved = time.monotonic()
+    for told in trainer.train(options.minutes):
+        if trainer.step % 50 == 0:
+            values = " ".join(f"{name} {value:.4g}" for name, value in told.items())
+            print(f"{trainer.step} {values} {trainer.seconds / trainer.step:.2f} s", flush=True)
+        if time.monotonic() - saved > 180:
+            trainer.save()
+            saved = time.monotonic()
+    trainer.save()
+
+
+if __name__ == "__main__":
+    main()
