@@ -21,9 +21,11 @@ from demos.ui import badge, downloads, share
 from demos.ui.controls import (
     LIVE,
     QUIET,
+    chips,
     note,
     number,
     run_button,
+    shown_if,
     slider,
     stage,
     stop_button,
@@ -34,7 +36,7 @@ from demos.ui.images import picture
 from demos.ui.jobs import DEVICE_EVENT, explained
 from demos.ui.model import ask, model_choice, ran
 from demos.ui.tab import Atelier, Tab
-from demos.ui.text import parse_whole
+from demos.ui.text import parse_whole, random_seed
 from models.clipdraw.config import MAX_SIDE, MAX_STEPS, MAX_STROKES, DrawConfig
 from models.clipdraw.critic import Critic
 from models.clipdraw.drawing import Drawing, DrawStep, draw, picture_of
@@ -67,7 +69,7 @@ def build(atelier: Atelier) -> list[share.Field]:
     """Draw the tab and return what its link carries."""
     model = model_choice(MODELS, FIRST)
     # Three parts: on a wide page the drawing stands beside both others, on a phone between them.
-    with gr.Row(equal_height=False, elem_classes="draw-layout"):
+    with gr.Row(equal_height=False, elem_classes="atelier-studio"):
         with gr.Column(min_width=300):
             entries, samples = _build_words()
             with gr.Row():
@@ -150,12 +152,12 @@ def paint(
 
 def _build_words() -> tuple[dict[str, Any], gr.Dataset]:
     prompt = gr.Textbox(START, label="Prompt", info="What to draw; Enter draws.", max_lines=3)
-    samples = _chips(EXAMPLES, "Examples, drawn at once")
+    samples = chips(EXAMPLES, "Examples, drawn at once")
     return {"prompt": prompt}, samples
 
 
 def _build_steering(prompt: gr.Textbox) -> dict[str, Any]:
-    styles = _chips(STYLES, "Style, put behind the prompt")
+    styles = chips(STYLES, "Style, put behind the prompt")
 
     def restyle(index: int, text: str) -> str:
         """Add a style behind the words, or take it away again."""
@@ -168,14 +170,6 @@ def _build_steering(prompt: gr.Textbox) -> dict[str, Any]:
         lines=1, max_lines=4,
     )  # fmt: skip
     return {"negative": negative}
-
-
-def _chips(texts: Sequence[str], label: str) -> gr.Dataset:
-    """Texts to click on."""
-    return gr.Dataset(
-        components=["textbox"], samples=[[text] for text in texts], type="index",
-        layout="gallery", label=label, samples_per_page=len(texts), elem_classes="draw-chips",
-    )  # fmt: skip
 
 
 def _build_numbers() -> dict[str, Any]:
@@ -193,7 +187,7 @@ def _build_numbers() -> dict[str, Any]:
         seed = number(0, label="Seed", precision=0, min_width=120, scale=2)
         dice = gr.Button("New seed", size="sm", min_width=90, scale=1)
         two = gr.Checkbox(False, label="Two seeds", min_width=110, scale=1)
-    dice.click(form.dice, None, seed, **QUIET)
+    dice.click(random_seed, None, seed, **QUIET)
     return {"strokes": strokes, "steps": steps, "seed": seed, "two": two}
 
 
@@ -227,8 +221,8 @@ def _build_looks() -> dict[str, Any]:
         lambda kind: (gr.update(visible=kind == "learned"), gr.update(visible=kind == "own")),
         palette, [palette_size, palette_colors], **QUIET,
     )  # fmt: skip
-    background.change(_shown_if("own"), background, background_color, **QUIET)
-    free_width.change(_shown_if(True), free_width, ends, **QUIET)
+    background.change(shown_if("own"), background, background_color, **QUIET)
+    free_width.change(shown_if(True), free_width, ends, **QUIET)
     return {
         "palette": palette, "palette_size": palette_size, "palette_colors": palette_colors,
         "background": background, "background_color": background_color, "width": width,
@@ -273,10 +267,6 @@ def _build_method() -> dict[str, Any]:
     return {"preset": preset, "augment": augment, "rasterizer": rasterizer}
 
 
-def _shown_if(value: Any) -> Callable[[Any], Any]:
-    return lambda chosen: gr.update(visible=chosen == value)
-
-
 # ------------------------------------------------------------------------- after the drawing
 
 
@@ -285,7 +275,7 @@ def _build_after() -> dict[str, Any]:
         1, 2, 1, step=1, label="Most important strokes", interactive=False,
         info="Ranked by what the score loses without them; nothing is computed again.",
     )  # fmt: skip
-    with gr.Row(equal_height=True, elem_classes="draw-tools"):
+    with gr.Row(equal_height=True, elem_classes="atelier-tools"):
         go_on = gr.Button("Continue", size="sm", min_width=84)
         add = gr.Button("More strokes", size="sm", min_width=100)
         count = number(
@@ -296,14 +286,14 @@ def _build_after() -> dict[str, Any]:
             "", label="Region", placeholder="drag over the drawing", container=False,
             min_width=150, max_lines=1,
         )  # fmt: skip
-    with gr.Row(equal_height=True, elem_classes="draw-tools"):
+    with gr.Row(equal_height=True, elem_classes="atelier-tools"):
         quick = {kind: gr.Button(kind, size="sm", min_width=64) for kind in files.QUICK}
         png = gr.Button("PNG", size="sm", min_width=64)
         side = gr.Dropdown(
             [(f"{side} px", side) for side in (512, 1024, 2048, MAX_PNG_SIDE)], value=1024,
             label="PNG size", filterable=False, container=False, min_width=104, scale=0,
         )  # fmt: skip
-    with gr.Row(elem_classes="draw-tools"):
+    with gr.Row(elem_classes="atelier-tools"):
         films = {
             f"{what} {kind}": gr.Button(f"{title} ({kind.upper()})", size="sm", min_width=120)
             for what, title in (("making", "The making"), ("painting", "Stroke by stroke"))
@@ -311,7 +301,7 @@ def _build_after() -> dict[str, Any]:
         }
     gallery = gr.Gallery(
         label="This session's drawings", columns=6, height="auto", interactive=False,
-        allow_preview=False, object_fit="contain", buttons=[], elem_classes="draw-gallery",
+        allow_preview=False, object_fit="contain", buttons=[], elem_classes="atelier-album",
         visible=False,
     )  # fmt: skip
     return {
@@ -496,17 +486,9 @@ class _Page:
 
     def _made(self, job: Callable[..., Job[str]]) -> Callable[..., Iterator[Any]]:
         """A handler that makes a file while nobody else computes."""
-
-        @explained
-        def make(held: Held | None, *more: Any) -> Iterator[Any]:
-            held = _drawn(held)
-            for event in self.atelier.jobs.run(lambda: job(held, *more)):
-                if isinstance(event, Step):
-                    yield gr.skip(), badge.progress(event)
-                else:
-                    yield event.result, badge.said(f"made in {event.seconds:.1f} s")
-
-        return make
+        return downloads.by_job(
+            lambda held, *more: self.atelier.jobs.run(partial(job, _drawn(held), *more))
+        )
 
     # ------------------------------------------------------------------------ API and link
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from demos.ui.images import open_image
-from demos.ui.text import parse_line, parse_number, parse_whole
+from demos.ui.text import parse_choice, parse_line, parse_number, parse_seed, parse_whole
 from models.catalog import CATALOG, ModelRow, row_of
 from models.clip.vocabulary import concept_names
 from models.clipdraw import svg
@@ -43,7 +42,6 @@ RASTERIZER_TITLES = {
 PRESETS = {"Fit to the model": "model", "The paper's": "reference"}
 MAX_PROMPT_CHARS = 500
 WORD_BATCH = 64
-SEEDS = 1_000_000  # of the dice: short enough to be read out
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def read_words(clip: Any, words: Sequence[str]) -> Job[None]:
 def preset_of(model: str, preset: str) -> DrawConfig:
     """The numbers a run begins with; InputError for an unknown model or preset."""
     row = row_of(MODELS, model)
-    _chosen(preset, PRESETS.values(), "preset")
+    parse_choice(preset, PRESETS.values(), "preset")
     if preset == "reference":
         return DrawConfig.reference()
     return DrawConfig.mini() if row.family == "mini" else DrawConfig.default()
@@ -153,7 +151,7 @@ def read_form(form: Form) -> Wish:
 
 def _config(form: Form) -> DrawConfig:
     base = preset_of(form.model, form.preset)
-    _chosen(form.start, STARTS.values(), "start")
+    parse_choice(form.start, STARTS.values(), "start")
     width = parse_number(form.width, what="The width") / 2
     ends = (width, width)
     if form.free_width:
@@ -173,22 +171,12 @@ def _config(form: Form) -> DrawConfig:
         background=_background(form),
         start=form.start if form.start in ("gradient", "random") else base.start,
         augmentation=base.augmentation if form.augment else Augmentation.none(),
-        rasterizer=_chosen(form.rasterizer, RASTERIZER_TITLES.values(), "rasteriser"),
+        rasterizer=parse_choice(form.rasterizer, RASTERIZER_TITLES.values(), "rasteriser"),
     )
 
 
-def dice() -> int:
-    """A seed nobody chose."""
-    return random.randrange(SEEDS)
-
-
-def parse_seed(value: float | None) -> int:
-    """A seed as typed; an empty field throws the dice. Raises InputError for what is no number."""
-    return dice() if value is None else parse_whole(value, what="The seed")
-
-
 def _canvas(size: float, aspect: str) -> tuple[int, int]:
-    across, down = ASPECTS[_chosen(aspect, ASPECTS, "aspect")]
+    across, down = ASPECTS[parse_choice(aspect, ASPECTS, "aspect")]
     side = parse_whole(size, what="The canvas's size")
     if not side >= 1:  # the other end is the configuration's to judge
         raise InputError(f"The canvas's size is a number of pixels, not {side:g}.")
@@ -197,7 +185,7 @@ def _canvas(size: float, aspect: str) -> tuple[int, int]:
 
 
 def _palette(form: Form) -> Palette:
-    kind = _chosen(form.palette, PALETTES.values(), "palette")
+    kind = parse_choice(form.palette, PALETTES.values(), "palette")
     if kind == "black":
         return Palette.black()
     if kind == "learned":
@@ -215,7 +203,7 @@ def _palette(form: Form) -> Palette:
 
 
 def _background(form: Form) -> RGB | None:
-    kind = _chosen(form.background, BACKGROUNDS.values(), "background")
+    kind = parse_choice(form.background, BACKGROUNDS.values(), "background")
     own = parse_color(form.background_color) if kind == "own" else WHITE
     return {"white": WHITE, "paper": PAPER, "own": own, "transparent": None}[kind]
 
@@ -295,12 +283,3 @@ def _svg_data(path: str | None) -> bytes:
         raise InputError("Give the SVG to begin with, or choose another start.")
     with Path(path).open("rb") as file:
         return file.read(DEFAULT_LIMITS.bytes + 1)  # one more, so that it is told
-
-
-def _chosen(value: str, names: Iterable[str], what: str) -> str:
-    names = list(names)
-    if value not in names:
-        raise InputError(
-            f"There is no {what} “{str(value)[:20]}”; choose one of {', '.join(names)}."
-        )
-    return value

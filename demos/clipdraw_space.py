@@ -10,13 +10,13 @@ from typing import Any
 import gradio as gr
 
 from demos import clipdraw_views as views
-from demos.clipdraw_form import MAX_PROMPT_CHARS, MODELS, lines_of, parse_seed, read_words, words_of
+from demos.clipdraw_form import MAX_PROMPT_CHARS, MODELS, lines_of, read_words, words_of
 from demos.ui import badge, downloads
 from demos.ui.controls import LIVE, QUIET, run_button, slider, stage, stop_button, stops
 from demos.ui.jobs import DEVICE_EVENT, explained
 from demos.ui.model import ask, ran
 from demos.ui.tab import Atelier
-from demos.ui.text import parse_line, parse_number, parse_whole
+from demos.ui.text import parse_line, parse_number, parse_seed, parse_whole
 from models.catalog import row_of
 from models.clipdraw import export, svg
 from models.clipdraw.config import MAX_STROKES
@@ -77,7 +77,7 @@ def build_space(atelier: Atelier, model: gr.Dropdown, seed: gr.Number) -> None:
     base = SpaceConfig.mini()
     with (
         gr.Accordion("Experimental: strokes in space", open=False),
-        gr.Row(equal_height=False, elem_classes="draw-layout"),
+        gr.Row(equal_height=False, elem_classes="atelier-studio"),
     ):
         with gr.Column(min_width=300):
             sides = gr.Textbox(
@@ -98,7 +98,7 @@ def build_space(atelier: Atelier, model: gr.Dropdown, seed: gr.Number) -> None:
                 0, 360, 0, step=1, label="Turn", info="Walk around it, in degrees.",
                 interactive=False,
             )  # fmt: skip
-            with gr.Row(elem_classes="draw-tools"):
+            with gr.Row(elem_classes="atelier-tools"):
                 vector = gr.Button("SVG of this side", size="sm", min_width=110)
                 films = {
                     kind: gr.Button(f"Turntable ({kind.upper()})", size="sm", min_width=110)

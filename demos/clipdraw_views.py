@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
-from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 from PIL import Image
 
+from demos.ui.live import curve, data_uri
 from demos.ui.text import percent
 from models.clipdraw import svg
 from models.clipdraw.config import RGB
 from models.clipdraw.strokes import Strokes
 
 CSS = (Path(__file__).parent / "clipdraw.css").read_text(encoding="utf-8")
-CURVE = (240, 84)  # units of the loss curve's own coordinates
 Box = tuple[float, float, float, float]
 
 
@@ -80,15 +77,6 @@ def _figure(inner: str, size: tuple[int, int], caption: str = "", kind: str = ""
         f'<figure class="{kind}" style="--wide:{width};--high:{height}">'
         f'<div class="draw-paper">{inner}</div>{text}</figure>'
     )
-
-
-def data_uri(picture: Image.Image) -> str:
-    """A frame as a `data:` address: JPEG, or quick PNG where it is transparent."""
-    stream = io.BytesIO()
-    kind = "png" if picture.mode == "RGBA" else "jpeg"
-    options = {"compress_level": 1} if kind == "png" else {"quality": 88}
-    picture.save(stream, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 # Dragging on a finished drawing chooses a region; the page hears of it as the event "select".
@@ -158,31 +146,6 @@ def words(nearest: Sequence[tuple[str, float]]) -> str:
         for word, share in nearest
     )
     return f'<div class="draw-words"><div class="head">Nearest words</div>{rows}</div>'
-
-
-def curve(losses: Sequence[float]) -> str:
-    """The loss over the steps as an inline SVG."""
-    width, height = CURVE
-    means = _thinned(losses, width // 2)
-    low, high = min(means), max(means)
-    across = width / max(1, len(means) - 1)
-    spots = " ".join(
-        f"{index * across:.1f},{4 + (height - 8) * (high - value) / max(high - low, 1e-9):.1f}"
-        for index, value in enumerate(means)
-    )
-    return (
-        f'<svg class="draw-curve" viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
-        f'role="img" aria-label="Loss, from {losses[0]:.3f} to {losses[-1]:.3f}">'
-        f'<polyline points="{spots}" vector-effect="non-scaling-stroke"/></svg>'
-        '<div class="draw-axis"><span>loss</span><span>steps</span></div>'
-    )
-
-
-def _thinned(values: Sequence[float], most: int) -> list[float]:
-    """At most `most` values, each the mean of an equal share."""
-    count = min(most, len(values))
-    ends = [round(place * len(values) / count) for place in range(count + 1)]
-    return [sum(values[a:b]) / (b - a) for a, b in pairwise(ends)]
 
 
 # ------------------------------------------------------------------------------ how it works

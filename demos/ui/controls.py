@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -76,3 +76,16 @@ def note(value: str, **options: Any) -> gr.HTML:
 def stage(value: str, **options: Any) -> gr.HTML:
     """Where a result is drawn as HTML of our own, free of Gradio's text styles."""
     return gr.HTML(value, padding=False, apply_default_css=False, **options)
+
+
+def chips(texts: Sequence[str], label: str) -> gr.Dataset:
+    """Texts to click on; the click hands over the index."""
+    return gr.Dataset(
+        components=["textbox"], samples=[[text] for text in texts], type="index",
+        layout="gallery", label=label, samples_per_page=len(texts), elem_classes="atelier-chips",
+    )  # fmt: skip
+
+
+def shown_if(*values: Any) -> Callable[[Any], Any]:
+    """A handler that shows its output while its input is one of `values`."""
+    return lambda chosen: gr.update(visible=chosen in values)

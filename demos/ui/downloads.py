@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -21,6 +21,9 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from demos.ui import badge
+from demos.ui.jobs import Done, explained
+from models.jobs import Step
 from models.pictures import on_white
 
 SETTINGS_KEY = "clip-atelier"
@@ -86,6 +89,23 @@ def makes(
     )  # fmt: skip
     event.success(None, carrier, None, js="(file) => window.atelier.save(file)")
     return event
+
+
+def by_job(
+    run: Callable[..., Iterator[Step | Done[str]]],
+) -> Callable[..., Iterator[tuple[Any, Any]]]:
+    """A handler for `makes`, with `DEVICE_EVENT`, of a file that a job makes: `run(*inputs)` are
+    its events, and its result is the path."""
+
+    @explained
+    def make(*inputs: Any) -> Iterator[tuple[Any, Any]]:
+        for event in run(*inputs):
+            if isinstance(event, Step):
+                yield gr.skip(), badge.progress(event)
+            else:
+                yield event.result, badge.said(f"made in {event.seconds:.1f} s")
+
+    return make
 
 
 def _dump(value: Mapping[str, Any], indent: int | None = None) -> str:

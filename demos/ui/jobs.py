@@ -159,6 +159,20 @@ class JobRunner:
         finally:
             self.line.leave(ticket)
 
+    def call_if_free(self, work: Callable[[], T], *, patience_s: float = 0.3) -> T | None:
+        """Run `work()` like `call`, but leave it, and return None, when others hold the device.
+
+        For what follows a slider: a later call makes up for one that was left out.
+        """
+        ticket = self.line.join()
+        try:
+            if not self.line.wait(ticket, patience_s):
+                return None
+            with sentences():
+                return _on_zero_gpu(work, 60.0)()
+        finally:
+            self.line.leave(ticket)
+
     def _stand_in_line(self, ticket: object) -> Iterator[Step]:
         give_up = time.monotonic() + self._patience_s
         while not self.line.wait(ticket, 0):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import gradio as gr
 
@@ -51,18 +52,33 @@ def knows(row: ModelRow) -> str:
 
 def ask(
     atelier: Atelier,
-    model: str,
-    question: Callable[[Any], Job[T]],
+    models: str | Sequence[str],
+    question: Callable[..., Job[T]],
     *,
     deadline_s: float | None = None,
 ) -> Iterator[Step | Done[T]]:
-    """Load the model while others compute, then wait for the device and put the question."""
-    for fraction, message in atelier.registry.loading(model):
-        yield Step(min(max(fraction, 0.0), 1.0), message or "Loading")
+    """Load the model while others compute, then wait for the device and put the question.
 
-    yield from atelier.jobs.run(
-        lambda: atelier.registry.job(model, question), deadline_s=deadline_s
-    )
+    models: a name, or several; the question gets what they are called, in this order.
+    """
+    names = (models,) if isinstance(models, str) else tuple(models)
+    for name in names:
+        for fraction, message in atelier.registry.loading(name):
+            yield Step(min(max(fraction, 0.0), 1.0), message or "Loading")
+
+    yield from atelier.jobs.run(lambda: leased(atelier, names, question), deadline_s=deadline_s)
+
+
+def leased(atelier: Atelier, names: Sequence[str], question: Callable[..., Job[T]]) -> Job[T]:
+    """The job `question(*models)` while all of them are leased."""
+    if not names:
+        return (yield from question())
+    first, *others = names
+
+    def with_first(model: object) -> Job[T]:
+        return leased(atelier, others, partial(question, model))
+
+    return (yield from atelier.registry.job(first, with_first))
 
 
 def ran(atelier: Atelier, row: ModelRow, seconds: float) -> str:

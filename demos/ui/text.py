@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from models.errors import InputError
 
 MAX_LABELS = 200
 MAX_LABEL_CHARS = 200
 MAX_LINE_CHARS = 500
+SEEDS = 1_000_000  # of the dice: short enough to be read out
 _MAX_TEXT_CHARS = 200_000  # beyond this not even the splitting is worth its time
 
 # Control characters (NUL among them), lone surrogates, and the marks that reverse the text after
@@ -75,6 +78,26 @@ def parse_whole(value: object, *, what: str) -> int:
     if number != int(number):
         raise InputError(f"{what} is a whole number, not {number:g}.")
     return int(number)
+
+
+def parse_choice(value: str, choices: Iterable[str], what: str) -> str:
+    """`value` if it is one of `choices`. Raises InputError that lists them otherwise."""
+    choices = list(choices)
+    if value not in choices:
+        raise InputError(
+            f"There is no {what} “{str(value)[:20]}”; choose one of {', '.join(choices)}."
+        )
+    return value
+
+
+def random_seed() -> int:
+    """A seed nobody chose."""
+    return random.randrange(SEEDS)
+
+
+def parse_seed(value: float | None) -> int:
+    """A seed as typed; an empty field throws the dice. Raises InputError for what is no number."""
+    return random_seed() if value is None else parse_whole(value, what="The seed")
 
 
 def percent(share: float) -> str:

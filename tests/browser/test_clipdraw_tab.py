@@ -84,9 +84,9 @@ def test_typed_watched_stopped_and_taken_home(served: Any, open_page: Any) -> No
         seen.add(live.get_attribute("src"))
     expect(page.locator(".draw-words .row")).to_have_count(5)
     expect(page.locator(".atelier-progress")).to_contain_text("of 2000")
-    assert page.locator(".draw-curve polyline").get_attribute("points").count(",") > 3
+    assert page.locator(".atelier-curve polyline").get_attribute("points").count(",") > 3
     press(page, "Stop")
-    expect(page.locator(".draw-gallery img")).to_have_count(1)
+    expect(page.locator(".atelier-album img")).to_have_count(1)
     expect(page.locator(".atelier-badge")).to_have_text("stopped")
     shown = page.locator("figure.chosen svg path").count()
     text = download(page, "SVG").decode()
@@ -120,7 +120,7 @@ def test_a_drawing_is_weeded_gone_on_with_and_partly_redrawn(served: Any, open_p
     press(page, "More strokes")
     finished(page, 12)
     press(page, "Continue")
-    expect(page.locator(".draw-gallery img")).to_have_count(3)
+    expect(page.locator(".atelier-album img")).to_have_count(3)
     before = finished(page, 12).evaluate_all("paths => paths.map(path => path.outerHTML)")
 
     page.locator("figure.chosen .draw-paper").scroll_into_view_if_needed()
@@ -132,12 +132,12 @@ def test_a_drawing_is_weeded_gone_on_with_and_partly_redrawn(served: Any, open_p
     expect(page.locator("figure.chosen .draw-region")).to_be_visible()
     expect(page.get_by_label("Region")).to_have_value(re.compile(r"^\d, \d, (49|50|51), 98$"))
     press(page, "Redraw region")
-    expect(page.locator(".draw-gallery img")).to_have_count(4)
+    expect(page.locator(".atelier-album img")).to_have_count(4)
     after = finished(page, 12).evaluate_all("paths => paths.map(path => path.outerHTML)")
     kept = [path for path in before if path in after]
     assert 0 < len(kept) < 12  # what lies outside has stayed as it was
 
-    page.locator(".draw-gallery button.thumbnail-item").first.click()
+    page.locator(".atelier-album button.thumbnail-item").first.click()
     finished(page, 8)
 
 
@@ -146,7 +146,7 @@ def test_two_seeds_stand_side_by_side(served: Any, open_page: Any) -> None:
     small(page)
     page.get_by_label("Two seeds").check()
     press(page, "Draw")
-    expect(page.locator(".draw-gallery img")).to_have_count(2)
+    expect(page.locator(".atelier-album img")).to_have_count(2)
     captions = page.locator(".draw-stage figcaption").all_inner_texts()
     assert {re.search(r"seed (\d+)", caption)[1] for caption in captions} == {"0", "1"}
     losses = [float(caption.rpartition("loss ")[2]) for caption in captions]

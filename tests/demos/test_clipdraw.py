@@ -18,6 +18,7 @@ from demos import clipdraw_views as views
 from demos.clipdraw_files import MAX_FRAMES, Held, film, with_frame
 from demos.clipdraw_form import Form, parse_color, parse_region, parse_weighted, read_form
 from demos.ui import downloads
+from demos.ui.live import curve, data_uri
 from models.clipdraw.config import DrawConfig
 from models.clipdraw.drawing import Drawing, draw, prompts_of
 from models.clipdraw.space import SpaceConfig
@@ -255,15 +256,15 @@ def test_a_figure_is_the_drawing_and_its_region(held: Held) -> None:
 
 
 def test_the_curve_falls_as_the_loss_does() -> None:
-    root = ElementTree.fromstring(f"<div>{views.curve([3.0, 2.0, 1.5, 1.0])}</div>")
+    root = ElementTree.fromstring(f"<div>{curve([3.0, 2.0, 1.5, 1.0])}</div>")
     heights = [float(spot.split(",")[1]) for spot in root.find(".//polyline").get("points").split()]
     assert heights == sorted(heights)  # y grows downwards
-    assert len(views.curve([1.0] * 5000)) < 3000
+    assert len(curve([1.0] * 5000)) < 3000
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("RGB", "jpeg"), ("RGBA", "png")])
 def test_a_frame_keeps_its_transparency(mode: str, kind: str) -> None:
-    assert views.data_uri(Image.new(mode, (8, 8))).startswith(f"data:image/{kind};base64,")
+    assert data_uri(Image.new(mode, (8, 8))).startswith(f"data:image/{kind};base64,")
 
 
 def test_the_diagram_explains_itself_to_those_who_cannot_see_it() -> None:
