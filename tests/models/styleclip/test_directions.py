@@ -38,11 +38,12 @@ from models.styleclip.directions import (
 )
 from models.styleclip.fs3 import Fs3, read_released
 from models.styleclip.prompt import EditPrompt
-from models.styleclip.rendering import prefix
+from models.styleclip.rendering import prefix, repeated
 from models.styleclip.secant import SecantSettings, eight_bit, measure
 from models.styleclip.templates import EDIT_TEMPLATES, text_direction
 from models.stylegan.generator import Generator, StyleSlot, to_pictures
 from models.stylegan.latent import Latent
+from models.stylegan.lucidrains import LucidConfig, LucidGenerator
 from tests.models.styleclip.directions_support import TinyClip, tiny_generator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -533,10 +534,19 @@ def test_probes_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 # ------------------------------------------------------------------- prefixes
 
 
-def test_synthesis_goes_on_behind_a_prefix(generator: Generator) -> None:
-    styles = Latent.from_seed(generator, 1).styles(generator)
-    whole = generator.synthesize(styles)
+@pytest.mark.parametrize("kind", ["stylegan2", "lucidrains", "lucidrains, no constant"])
+def test_every_generator_goes_on_behind_a_prefix(generator: Generator, kind: str) -> None:
+    chosen: Any = generator
+    if kind != "stylegan2":
+        torch.manual_seed(0)
+        constant = kind == "lucidrains"
+        chosen = LucidGenerator(LucidConfig((8, 8, 4), 16, 2, constant=constant, transparent=True))
+        chosen.requires_grad_(False)
+    styles = Latent.from_seed(chosen, 1).styles(chosen)
+    twice = [vector.repeat(2, 1) for vector in styles]
+    whole = chosen.synthesize(styles)
     for layer in range(len(styles)):
-        start = prefix(generator, styles, layer)
-        torch.testing.assert_close(generator.synthesize(styles, start=start), whole)
+        start = prefix(chosen, styles, layer)
         assert (start.index if start else -1) == layer - 1
+        both = chosen.synthesize(twice, start=repeated(start, 2))
+        torch.testing.assert_close(both, whole.repeat(2, 1, 1, 1), atol=1e-4, rtol=1e-4)
