@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from models.errors import InputError, WeightsError
 from models.stylegan.generator import Generator, MappingLayer
 from models.stylegan.latent import Latent
+from models.stylegan.pickles import read_pt
 from models.weights import MB, check_safetensors, read_safetensors
 
-from .prompt import EditPrompt
+from .prompt import MAX_LETTERS, EditPrompt
 
 VARIANTS = ("levels", "single", "style_space")
 EDIT_SCALE = 0.1  # of a mapper's output
@@ -35,6 +36,7 @@ LEVELS = {"course_mapping": (0, 4), "medium_mapping": (4, 8), "fine_mapping": (8
 LEVEL_NAMES = dict(zip(("coarse", "medium", "fine"), LEVELS))
 FORMAT = "clip-atelier-mapper-1"
 MAX_FILE_BYTES = 100 * MB  # twice a StyleSpace mapper of a 1024 px generator in float32
+MAX_OFFICIAL_BYTES = 500 * MB  # theirs hold the generator, too: up to 145 MB
 MAX_WIDTH = 4096
 MAX_STRENGTH = 10
 _KEY = re.compile(r"(course_mapping|medium_mapping|fine_mapping|mapping|mapper_\d{1,3})"
@@ -263,7 +265,7 @@ def mapper_from_state(state: Mapping[str, Tensor], info: MapperInfo, source: str
     widths = {}
     for key, tensor in state.items():
         match = _KEY.fullmatch(key)
-        if match is None or not torch.isfinite(tensor).all() or max(tensor.shape) > MAX_WIDTH:
+        if match is None or not _usable(tensor):
             raise WeightsError(f"{source} is no mapper ({key}); choose another file.")
         widths[match[1]] = tensor.shape[0]
     try:
@@ -276,7 +278,14 @@ def mapper_from_state(state: Mapping[str, Tensor], info: MapperInfo, source: str
     return mapper.eval().requires_grad_(False)
 
 
-def official_mapper(checkpoint: Mapping[str, Any], source: str = "This checkpoint") -> Mapper:
+def _usable(tensor: Any) -> bool:
+    """A small array of finite real numbers."""
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.ndim:
+        return False
+    return 0 < max(tensor.shape) <= MAX_WIDTH and bool(tensor.isfinite().all())
+
+
+def official_mapper(checkpoint: Any, source: str = "This checkpoint") -> Mapper:
     """The mapper in a checkpoint of StyleCLIP's authors; the generator inside is left alone.
 
     Args:
@@ -286,21 +295,21 @@ def official_mapper(checkpoint: Mapping[str, Any], source: str = "This checkpoin
     Raises:
         WeightsError: it is no such checkpoint.
     """
-    state = checkpoint.get("state_dict")
+    fields = checkpoint if isinstance(checkpoint, Mapping) else {}
+    state = fields.get("state_dict")
     if not isinstance(state, Mapping):
         raise WeightsError(f"{source} has no state_dict with a mapper; choose another file.")
     prefix = "mapper."
-    own = {key[len(prefix) :]: state[key] for key in state if str(key).startswith(prefix)}
-    if not all(isinstance(tensor, Tensor) for tensor in own.values()):
-        raise WeightsError(f"{source} holds a mapper that is not made of tensors.")
-    return mapper_from_state(own, _official_info(checkpoint.get("opts")), source)
+    own = {str(k)[len(prefix) :]: state[k] for k in state if str(k).startswith(prefix)}
+    return mapper_from_state(own, _official_info(fields.get("opts")), source)
 
 
 def _official_info(options: Any) -> MapperInfo:
     """Prompt and size from `opts`, as far as they are there and of the right kind."""
     fields = options if isinstance(options, Mapping) else getattr(options, "__dict__", {})
     text, size = fields.get("description"), fields.get("stylegan_size")
-    prompt = EditPrompt(text) if isinstance(text, str) and text.strip() else None
+    words = " ".join(text.split())[:MAX_LETTERS] if isinstance(text, str) else ""
+    prompt = EditPrompt(words) if words else None
     rows = 2 * int(math.log2(size)) - 2 if isinstance(size, int) and size >= 4 else None
     return MapperInfo(prompt, rows=rows)
 
@@ -324,11 +333,14 @@ def mapper_bytes(mapper: Mapper) -> bytes:
 
 
 def load_mapper(path: Path) -> Mapper:
-    """Read a mapper that `save_mapper` wrote, frozen, on the CPU.
+    """Read a mapper, frozen, on the CPU: one that `save_mapper` wrote, or a `.pt` of the authors.
 
     Raises:
-        WeightsError: the file is damaged, too large, or no mapper of ours.
+        WeightsError: the file is damaged, too large, no mapper, or a pickle that asks for more
+            than tensors.
     """
+    if path.suffix == ".pt":
+        return official_mapper(read_pt(path, max_bytes=MAX_OFFICIAL_BYTES), path.name)
     info = mapper_info(path)
     state = read_safetensors(path, max_bytes=MAX_FILE_BYTES)
     return mapper_from_state(state, info, path.name)
