@@ -52,7 +52,7 @@ class Rule:
             return np.zeros(shape, np.int64)
         fan_in = float(np.prod(shape[1:])) if self.how == "fan" else 1.0
         drawn = seeded_array(key, shape, seed, self.scale / fan_in**0.5)
-        return (np.abs(drawn) if self.how == "abs" else drawn) + np.float32(self.offset)
+        return np.asarray((np.abs(drawn) if self.how == "abs" else drawn) + np.float32(self.offset))
 
 
 GENERATOR = (  # rosinality's "g_ema"
@@ -156,7 +156,7 @@ class Golden:
 
     def __getitem__(self, name: str) -> Tensor:
         """The complete array `name` as stored."""
-        return torch.from_numpy(self.arrays[name])
+        return torch.from_numpy(np.asarray(self.arrays[name]))
 
     def __contains__(self, name: str) -> bool:
         return name in self.arrays or f"{name}_sample" in self.arrays
