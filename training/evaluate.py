@@ -13,7 +13,13 @@ from PIL import Image
 
 from models.catalog import ASSETS
 from models.clip import load_mini
-from training import clip_evaluation, clipdraw_evaluation
+from training import (
+    avatar_judge,
+    clip_evaluation,
+    clipdraw_evaluation,
+    styleclip_evaluation,
+    stylegan_evaluation,
+)
 from training.clip_evaluation import Figure
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -21,8 +27,12 @@ EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "clip-mini": clip_evaluation.evaluate,
     "clip-judge": clip_evaluation.without_bars,
     "clipdraw": clipdraw_evaluation.evaluate,
+    "avatar-judge": avatar_judge.evaluate,
+    "stylegan2-mini": stylegan_evaluation.evaluate,
+    "styleclip": styleclip_evaluation.evaluate,
 }
-FOLDERS = {"clipdraw": "clip-mini-critic"}  # whose drawings are judged
+# Whose drawings are judged, and where the edits' directions and mappers lie.
+FOLDERS = {"clipdraw": "clip-mini-critic", "styleclip": "styleclip-mini"}
 
 
 def measure(name: str, directory: Path) -> list[Figure]:
