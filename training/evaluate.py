@@ -23,6 +23,7 @@ from training import (
 from training.clip_evaluation import Figure
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+OWN_BEGIN, OWN_END = "<!-- measured {}: begin -->", "<!-- measured {}: end -->"
 EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "clip-mini": clip_evaluation.evaluate,
     "clip-judge": clip_evaluation.without_bars,
@@ -31,8 +32,8 @@ EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "stylegan2-mini": stylegan_evaluation.evaluate,
     "styleclip": styleclip_evaluation.evaluate,
 }
-# Whose drawings are judged, and where the edits' directions and mappers lie.
-FOLDERS = {"clipdraw": "clip-mini-critic", "styleclip": "styleclip-mini"}
+# Whose drawings are judged, and whose pictures are edited.
+FOLDERS = {"clipdraw": "clip-mini-critic", "styleclip": "stylegan2-mini"}
 
 
 def measure(name: str, directory: Path) -> list[Figure]:
@@ -45,23 +46,30 @@ def measure(name: str, directory: Path) -> list[Figure]:
 
 
 def write_card(name: str, directory: Path, figures: list[Figure], seconds: float) -> None:
-    """Replace the measured part of `card.md`; the words around it are a person's."""
+    """Replace the measured part of `card.md`; the words around it are a person's.
+
+    A folder measured in several ways has a part for each, with its name in the marks; its figures
+    go to a file of their own.
+    """
+    path = directory / "card.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else f"{BEGIN}\n{END}\n"
+    begin, end, scores = BEGIN, END, "scores.json"
+    if OWN_BEGIN.format(name) in text:
+        begin, end, scores = OWN_BEGIN.format(name), OWN_END.format(name), f"scores-{name}.json"
     table = "\n".join(figure.row() for figure in figures)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
     measured = (
-        f"{BEGIN}\nWritten by `python -m training.evaluate {name}` at commit {commit or '?'},"
+        f"{begin}\nWritten by `python -m training.evaluate {name}` at commit {commit or '?'},"
         f" {seconds / 60:.0f} minutes on {torch.get_num_threads()} threads"
         f" ({platform.processor() or platform.machine()}, torch {torch.__version__}).\n\n"
-        f"| figure | measured | bar | |\n|---|---|---|---|\n{table}\n{END}"
+        f"| figure | measured | bar | |\n|---|---|---|---|\n{table}\n{end}"
     )
-    path = directory / "card.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else f"{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
     path.write_text(before + measured + after, encoding="utf-8")
-    (directory / "scores.json").write_text(
+    (directory / scores).write_text(
         json.dumps({f.name: round(f.value, 2) for f in figures}, indent=1) + "\n"
     )
 

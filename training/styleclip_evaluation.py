@@ -41,9 +41,7 @@ SEED = 881_000  # of the first avatar; no training and no tuning looks at these
 COUNT = 30
 BATCH = 50
 SEARCHED = 6_000  # avatars looked at for thirty that an edit may start from
-GENERATOR = ASSETS / "stylegan2-mini" / "model.safetensors"
-CRITIC = ASSETS / "clip-mini-critic"  # what the edits are steered by
-FS3, MAPPERS = "fs3.safetensors", "mappers"  # in the folder of what is measured
+GENERATOR, FS3, MAPPERS = "model.safetensors", "fs3.safetensors", "mappers"  # in one folder
 TABLE = ASSETS.parent / "readme" / "styleclip.md"
 BETAS = (0.08, 0.15, 0.25)  # beside the automatic one
 STRENGTHS = (1.0, 0.7, 1.4)  # of mappers; the first is what they were trained for
@@ -332,22 +330,24 @@ def table(found: Sequence[Outcome], edits: Sequence[Edit] = EDITS) -> str:
     return "\n".join([*lines, "| **all** | " + " | ".join(means) + " |"])
 
 
-def methods(generator: Generator, clip: ClipEncoder, directory: Path) -> Iterator[Method]:
-    """All methods at all settings; mappers and the table of directions lie in the folder."""
-    yield from global_directions(generator, clip, Fs3.load(directory / FS3))
+def methods(generator: Generator, directory: Path) -> Iterator[Method]:
+    """All methods at all settings; mappers and the table of directions lie in the folder. What
+    steers the optimisation is the embedded CLIP with which the table was measured."""
+    fs3 = Fs3.load(directory / FS3)
+    clip = load_mini(ASSETS / fs3.about["clip"], torch.device("cpu"), torch.float32)
+    yield from global_directions(generator, clip, fs3)
     yield from mapper(generator, directory / MAPPERS)
     yield from optimisation(generator, clip)
 
 
 def evaluate(directory: Path) -> Iterator[Figure]:
-    """All figures of the edits in a folder; writes the README's table."""
-    generator = load_generator(GENERATOR)
-    clip = load_mini(CRITIC, torch.device("cpu"), torch.float32)
+    """All figures of the edits of a folder's generator; writes the README's table."""
+    generator = load_generator(directory / GENERATOR)
     studio = Studio(generator, load_judge())
     starts = studio.starts(EDITS)
     yield Figure("two different avatars differ by", studio.strangers(starts), None, "sd")
     found: list[Outcome] = []
-    for method in methods(generator, clip, directory):
+    for method in methods(generator, directory):
         mine = list(outcomes(studio, [method], starts))
         found += mine
         if mine:

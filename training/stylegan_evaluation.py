@@ -33,7 +33,8 @@ from training.avatar_judge import measure as measure_readings
 from training.clip_evaluation import Figure, features
 from training.world import avatars
 
-GENERATOR, ENCODER = "model.safetensors", "e4e.safetensors"
+GENERATOR = "model.safetensors"
+ENCODER = ASSETS / "e4e-mini" / "model.safetensors"
 SHEET = ASSETS.parent / "readme" / "stylegan2-mini.jpg"
 SEED = 661_000  # training draws its own z and avatars from other seeds
 SAMPLES = 5_000
@@ -289,7 +290,7 @@ def ways(
 
 
 def evaluate(directory: Path) -> Iterator[Figure]:
-    """All figures of the generator and the encoder in a folder; saves twenty pictures, two rows of
+    """All figures of the generator in a folder and of its encoder; saves twenty pictures, two rows of
     ten, each above what the world draws for the same latents."""
     generator = load_generator(directory / GENERATOR)
     mini, judge = (
@@ -303,5 +304,5 @@ def evaluate(directory: Path) -> Iterator[Figure]:
     contact_sheet(rows).save(SHEET, quality=88)
     yield from distances([mini, judge], generator)
     yield from read_outs(mini, generator)
-    encoder = load_e4e(directory / ENCODER, E4eConfig.mini())
+    encoder = load_e4e(ENCODER, E4eConfig.mini())
     yield from inversions(mini, ways(generator, encoder, mini), generator.size)

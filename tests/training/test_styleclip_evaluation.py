@@ -1,17 +1,26 @@
 """Measuring edits: which avatars they start from, when they succeed, what counts as collateral."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 pytest.importorskip("skia", reason="drawing avatars needs skia: apt-get install libgl1 libegl1")
 
+from models.jobs import run_to_end
+from models.styleclip.directions import channel_count, measure_statistics
+from models.styleclip.fs3 import Fs3
+from models.styleclip.mapper import new_mapper, save_mapper
+from models.styleclip.optimization import OptimizationSettings
 from models.stylegan.generator import Generator, GeneratorConfig
 from models.stylegan.latent import Latent
+from training import evaluate
 from training import styleclip_evaluation as evaluation
 from training.avatar_judge import COLUMN
+from training.clip_evaluation import Figure
 from training.styleclip_evaluation import EDITS, Edit, Method, Outcome, Studio
 from training.world import avatars
 
@@ -204,3 +213,61 @@ def test_reading_a_real_generator_does_not_depend_on_the_batch() -> None:
     studio = Studio(generator, FakeJudge())  # type: ignore[arg-type]
     latents = [Latent.from_seed(generator, seed) for seed in range(evaluation.BATCH + 2)]
     assert np.allclose(studio.read(latents)[-1:], studio.read(latents[-1:]), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "scores"),
+    [
+        (evaluate.BEGIN, evaluate.END, "scores.json"),
+        (evaluate.OWN_BEGIN.format("styleclip"), evaluate.OWN_END.format("styleclip"),
+         "scores-styleclip.json"),
+    ],
+)  # fmt: skip
+def test_a_card_keeps_its_words_and_the_parts_of_other_evaluations(
+    tmp_path: Path, begin: str, end: str, scores: str
+) -> None:
+    other = "<!-- measured other: begin -->\nother figures\n<!-- measured other: end -->"
+    card = tmp_path / "card.md"
+    card.write_text(f"# words\n{begin}\nold figures\n{end}\nmore words\n{other}\n")
+    for _ in range(2):  # written again, it does not grow
+        evaluate.write_card("styleclip", tmp_path, [Figure("edits", 85.0, 80.0)], 60)
+    text = card.read_text()
+    assert text.startswith(f"# words\n{begin}\n")
+    assert text.endswith(f"{end}\nmore words\n{other}\n")
+    assert text.count("| edits | 85.0 % | >= 80 % | holds |") == 1
+    assert "old figures" not in text
+    assert (tmp_path / scores).read_text() == '{\n "edits": 85.0\n}\n'
+
+
+def test_all_three_methods_edit_at_every_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained generator, mapper and table: what counts is that each setting moves a latent."""
+    asked = BY_NAME["hat"]
+    short = OptimizationSettings(steps=3, l2=1e-6)
+    monkeypatch.setattr(evaluation, "EDITS", (asked,))
+    monkeypatch.setattr(OptimizationSettings, "mini", staticmethod(lambda: short))
+    torch.manual_seed(0)
+    generator = Generator(GeneratorConfig.tiny()).requires_grad_(False)
+    channels = torch.randn(channel_count(generator.layout), 256)
+    statistics = run_to_end(measure_statistics(generator, 100))
+    table = Fs3(F.normalize(channels, dim=1), statistics, {"clip": "clip-mini-critic"})
+    table.save(tmp_path / evaluation.FS3)
+    (tmp_path / evaluation.MAPPERS).mkdir()
+    trained = new_mapper(generator, "single")
+    save_mapper(trained, tmp_path / evaluation.MAPPERS / "hat.safetensors")
+
+    latent, moves = Latent.from_seed(generator, 1), {}
+    for method in evaluation.methods(generator, tmp_path):
+        edited = method.edit(asked, latent).styles(generator)
+        change = [a - b for a, b in zip(edited, latent.styles(generator), strict=True)]
+        moves[method] = float(torch.cat(change, dim=1).norm())
+        assert method.knows is None or (method.name == "mapper" and method.knows == {"hat"})
+    assert {m.name: m.bar for m in moves if m.bar} == {
+        "global directions": 85, "mapper": 85, "optimisation": 80,
+    }  # fmt: skip
+    by_setting = {m.setting: move for m, move in moves.items()}
+    betas = [by_setting.pop(f"beta {beta:g}") for beta in evaluation.BETAS]
+    assert betas == sorted(betas, reverse=True), "a higher beta moves less, or nothing"
+    assert all(move > 0 for move in by_setting.values()), by_setting
+    assert by_setting["strength 1.4"] == pytest.approx(2 * by_setting["strength 0.7"], rel=1e-3)
