@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from models import weights
 from models.errors import InputError
-from models.weights import MB, Embedded, Hub, Report, WeightFile
+from models.weights import MB, Embedded, Hub, Own, Report, WeightFile
 
 if TYPE_CHECKING:
     import torch
@@ -71,10 +71,10 @@ class ModelRow:
 
     name: str
     title: str
-    task: str  # "clip", "clipdraw", later "stylegan", "detection"
-    family: str  # "mini", "official" or "successor"
+    task: str  # "clip", "clipdraw", "stylegan", later "detection"
+    family: str  # "mini", "official", "successor" or "own"
     preset: str  # open_clip's architecture, or our config's name
-    source: Hub | Embedded
+    source: Hub | Embedded | Own
     files: tuple[WeightFile, ...]
     licence: str
     knows: str
@@ -95,14 +95,14 @@ class ModelRow:
     @property
     def notice(self) -> str:
         """What is shown before a first download: size, source, licence."""
-        if isinstance(self.source, Embedded):
+        if not isinstance(self.source, Hub):
             return f"{self.title} {self.source}, licence {self.licence}."
         size = f"{self.bytes / MB:,.0f} MB"
         return f"{self.title}: {size} from {self.source}, once; licence {self.licence}."
 
     def needs_download(self, cache: Path | None = None) -> bool:
         """Whether the first use will download; False for what is embedded or already here."""
-        if isinstance(self.source, Embedded):
+        if not isinstance(self.source, Hub):
             return False
         return not weights.downloaded(self.source, self.files, cache)
 
@@ -145,6 +145,47 @@ def _load_official(row: ModelRow, context: LoadContext) -> Any:
     return load_official(row.name, row.preset, row.tag, checkpoint, context.device, context.dtype)
 
 
+def _load_embedded_generator(row: ModelRow, context: LoadContext) -> Any:
+    from models.stylegan.checkpoints import load_generator
+
+    assert isinstance(row.source, Embedded)
+    for file in row.files:
+        weights.verify(row.source.directory / file.name, file.sha256)
+    context.report(0.5, f"Loading {row.title}")
+    return load_generator(row.source.directory / "model.safetensors", context.device)
+
+
+def _load_own_generator(row: ModelRow, context: LoadContext) -> Any:
+    from models.stylegan.checkpoints import load_generator
+
+    assert isinstance(row.source, Own)
+    context.report(0.0, f"Reading {row.title}")
+    return load_generator(row.source.path, context.device)
+
+
+def _load_official_generator(row: ModelRow, context: LoadContext) -> Any:
+    """Fetches the checkpoint once, keeps it as half-precision safetensors, and loads those."""
+    from models.stylegan.checkpoints import convert_once, load_generator
+
+    assert isinstance(row.source, Hub)
+    (file,) = row.files
+    slim = weights.slim_path(row.source, file, context.cache)
+    if not slim.is_file():
+        if row.needs_download(context.cache):
+            context.report(0.0, row.notice)
+        folder = weights.fetch(
+            row.source,
+            row.files,
+            cache=context.cache,
+            offline=context.offline,
+            report=context.report,
+        )
+        context.report(1.0, f"Converting {row.title} to safetensors, once")
+        convert_once(folder / file.name, slim)
+    context.report(1.0, f"Loading {row.title}")
+    return load_generator(slim, context.device)
+
+
 def _openai(
     name: str, title: str, preset: str, repo: str, revision: str, size: int, sha256: str, knows: str
 ) -> ModelRow:
@@ -178,6 +219,59 @@ def _mini(name: str, title: str, task: str, files: tuple[WeightFile, ...], knows
         knows=knows,
         load=_load_mini,
     )
+
+
+# Every file of the repository's first upload: sizes and SHA-256 are those of its LFS pointers.
+STYLEGAN2_HUB = Hub("aaronb/StyleGAN2", "5fde0cdb3664b04e8126dc6b0cab010e7813c18b")
+
+
+def _stylegan2(subject: str, side: int, size: int, sha256: str, knows: str) -> ModelRow:
+    return ModelRow(
+        name=f"stylegan2-{subject}",
+        title=f"StyleGAN2 {'FFHQ' if subject == 'ffhq' else subject}",
+        task="stylegan",
+        family="official",
+        preset=f"config F, {side} px",
+        source=STYLEGAN2_HUB,
+        files=(
+            WeightFile(
+                f"stylegan2-{subject}-config-f.pt",
+                size,
+                sha256,
+                slim=f"stylegan2-{subject}-fp16.safetensors",
+            ),
+        ),
+        licence="NVIDIA Source Code License, non-commercial",
+        knows=knows,
+        load=_load_official_generator,
+    )
+
+
+def own_generator_rows(path: Path) -> Mapping[str, ModelRow]:
+    """Rows for the generator files that a user keeps in a folder, or for the one at `path`.
+
+    Costs a directory listing; a file is read when its row is first used.
+
+    Raises InputError when there are none.
+    """
+    from models.stylegan.files import list_generators
+
+    rows = (
+        ModelRow(
+            name=f"own/{file.name}",
+            title=file.name,
+            task="stylegan",
+            family="own",
+            preset="read from the file",
+            source=Own(file.path),
+            files=(WeightFile(file.path.name, file.bytes, ""),),
+            licence="that of your file",
+            knows="What it was trained on.",
+            load=_load_own_generator,
+        )
+        for file in list_generators(path)
+    )
+    return {row.name: row for row in rows}
 
 
 _ROWS = (
@@ -275,6 +369,41 @@ _ROWS = (
         "clipdraw",
         CRITIC_FILES,
         "What CLIP mini knows, trained on adversarial pictures too, so that its gradients draw.",
+    ),
+    _stylegan2(
+        "ffhq",
+        1024,
+        132_717_355,
+        "646c7e7c5e3fc4cf8e83dcfe5dce505cc74b61d8982c09563932aa15c4baf18c",
+        "Faces of the FFHQ photographs.",
+    ),
+    _stylegan2(
+        "car",
+        512,
+        123_949_595,
+        "c69f161fd576801027cbaa8b09142b5dd9f508034b2d0f4a2a0cdcbc1d587c9c",
+        "Cars (LSUN), 512 x 384 in a square.",
+    ),
+    _stylegan2(
+        "cat",
+        256,
+        120_878_283,
+        "ff1036877c8964ba7c9e84316e67ea26bea64bbfcf6bd6c645f45589d248727f",
+        "Cats (LSUN).",
+    ),
+    _stylegan2(
+        "church",
+        256,
+        120_878_283,
+        "596f59f0ab72d3d5e821846dbf53fff0406c0103ff4fa46ae0a2508d80b3a2d0",
+        "Churches (LSUN).",
+    ),
+    _stylegan2(
+        "horse",
+        256,
+        120_878_283,
+        "894bc6a08a6bbe4c22bf91195dd4fdd4ee7f6859e06ce3517e7b3bfa9a8b2565",
+        "Horses (LSUN).",
     ),
 )
 

@@ -38,17 +38,20 @@ SIZE_SLACK_BYTES = MB
 DISK_RESERVE_BYTES = 64 * MB
 NETWORK_TIMEOUT_S = 4.0
 SAFE_SUFFIXES = (".safetensors", ".json", ".txt")
-INSTEAD = 'use "clip-mini", which needs no download'
+INSTEAD = 'use "clip-mini" or another mini model, which needs no download'
 
 
 @dataclass(frozen=True)
 class WeightFile:
     """One file of a model. `sha256` is 64 lower-case hex digits and decides what is accepted;
-    `bytes` is shown before a download and bounds it."""
+    `bytes` is shown before a download and bounds it. `slim` names the safetensors that a pickle is
+    turned into once, by a reader that runs none of it, and kept as instead; without it no pickle
+    is downloaded."""
 
     name: str
     bytes: int
     sha256: str
+    slim: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,16 @@ class Embedded:
 
     def __str__(self) -> str:
         return "comes with the app"
+
+
+@dataclass(frozen=True)
+class Own:
+    """A file that the user named at start-up; nothing vouches for it but its reader."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"is your file {self.path}"
 
 
 def cache_directory() -> Path:
@@ -199,7 +212,14 @@ def read_safetensors(
 def downloaded(hub: Hub, files: Sequence[WeightFile], cache: Path | None = None) -> bool:
     """Whether `fetch` needs no network: all `files` are in our cache or Hugging Face's own."""
     folders = (_folder(hub, cache), _shared_folder(hub, files, cache))
-    return any(folder is not None and _holds(folder, files) for folder in folders)
+    if any(folder is not None and _holds(folder, files) for folder in folders):
+        return True
+    return all(file.slim and slim_path(hub, file, cache).is_file() for file in files)
+
+
+def slim_path(hub: Hub, file: WeightFile, cache: Path | None = None) -> Path:
+    """Where the safetensors made of a downloaded pickle is kept, in our cache."""
+    return _folder(hub, cache) / file.slim
 
 
 def fetch(
@@ -325,7 +345,7 @@ def _download(
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
 
-    if not file.name.endswith(SAFE_SUFFIXES):
+    if not file.name.endswith(SAFE_SUFFIXES) and not file.slim:
         raise WeightsError(f"{file.name} may hold code; only {', '.join(SAFE_SUFFIXES)} are used.")
     url = hf_hub_url(hub.repo, file.name, revision=hub.revision, endpoint=endpoint)
     target, part = folder / file.name, folder / f"{file.name}.part"

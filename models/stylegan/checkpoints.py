@@ -150,14 +150,11 @@ def _empty(config: AnyConfig) -> AnyGenerator:
 # ------------------------------------------------------------------------------ our safetensors
 
 
-def save_generator(
-    generator: AnyGenerator, path: Path, *, half: bool = False, source_sha256: str = ""
-) -> None:
+def save_generator(generator: AnyGenerator, path: Path, *, half: bool = False) -> None:
     """Writes our safetensors.
 
     Args:
         half: weights in float16, computed in float32 when loaded.
-        source_sha256: of the file that was converted, to recognise the result again.
 
     Raises:
         WeightsError: the folder cannot be written, or a weight is too large for float16.
@@ -175,10 +172,21 @@ def save_generator(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         config = json.dumps(asdict(generator.config))
-        save_file(state, part, metadata={"config": config, "source_sha256": source_sha256})
+        save_file(state, part, metadata={"config": config})
         part.replace(path)  # never half a file under the real name
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} cannot be written ({error}); choose another folder.") from error
+
+
+def convert_once(source: Path, target: Path) -> None:
+    """Keeps a downloaded checkpoint as half-precision safetensors, and removes it when both lie in
+    one folder, our cache; a file elsewhere belongs to another program.
+
+    Raises WeightsError as `read_generator` and `save_generator`.
+    """
+    save_generator(read_generator(source).generator, target, half=True)
+    if source.parent == target.parent:
+        source.unlink()
 
 
 def _own(

@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.catalog import ASSETS, CATALOG, LoadContext, ModelRow, row_of
+from models.catalog import ASSETS, CATALOG, LoadContext, ModelRow, own_generator_rows, row_of
 from models.errors import InputError, OfflineError, WeightsError
 from models.registry import Registry
-from models.weights import Embedded, Hub, WeightFile
+from models.stylegan.checkpoints import save_generator
+from models.stylegan.generator import Generator, GeneratorConfig
+from models.weights import Embedded, Hub, Own, WeightFile, sha256_of
+from tests.stylegan_support import picture, rosinality_state, tiny_generator
 
 CONTEXT = LoadContext(torch.device("cpu"), torch.float32, offline=True)
 OFFICIAL = [row for row in CATALOG.values() if isinstance(row.source, Hub)]
+CLIP = [row for row in OFFICIAL if row.task == "clip"]
+GENERATORS = [row for row in OFFICIAL if row.task == "stylegan"]
 
 
 def _row(name: str) -> object:
@@ -24,6 +29,8 @@ def _row(name: str) -> object:
 
 EVERY_ROW = pytest.mark.parametrize("row", [_row(name) for name in CATALOG])
 EVERY_OFFICIAL_ROW = pytest.mark.parametrize("row", [_row(row.name) for row in OFFICIAL])
+EVERY_OFFICIAL_CLIP = pytest.mark.parametrize("row", [_row(row.name) for row in CLIP])
+EVERY_OFFICIAL_GENERATOR = pytest.mark.parametrize("row", [_row(row.name) for row in GENERATORS])
 
 
 def test_the_promised_models_are_on_offer() -> None:
@@ -35,6 +42,11 @@ def test_the_promised_models_are_on_offer() -> None:
         "clip-vit-l-14",
         "clip-rn50",
         "clip-siglip2-b-16",
+        "stylegan2-ffhq",
+        "stylegan2-car",
+        "stylegan2-cat",
+        "stylegan2-church",
+        "stylegan2-horse",
     }
 
 
@@ -47,7 +59,7 @@ def test_rows_are_complete_and_frozen(row: ModelRow) -> None:
         assert "\n" not in text
     assert row.files
     assert row.bytes == sum(file.bytes for file in row.files) > 0
-    assert all(file.name.endswith((".safetensors", ".json")) for file in row.files)
+    assert all((file.slim or file.name).endswith((".safetensors", ".json")) for file in row.files)
     with pytest.raises(FrozenInstanceError):
         row.title = "other"  # type: ignore[misc]
     with pytest.raises(TypeError):
@@ -55,18 +67,34 @@ def test_rows_are_complete_and_frozen(row: ModelRow) -> None:
 
 
 @EVERY_OFFICIAL_ROW
-def test_official_rows_are_pinned_and_agree_with_open_clip(row: ModelRow) -> None:
-    import open_clip
-
+def test_official_rows_are_pinned(row: ModelRow) -> None:
     assert isinstance(row.source, Hub)
-    config = open_clip.get_pretrained_cfg(row.preset, row.tag)
-    assert config["hf_hub"].rstrip("/") == row.source.repo
     assert re.fullmatch("[0-9a-f]{40}", row.source.revision)
     for file in row.files:
         assert re.fullmatch("[0-9a-f]{64}", file.sha256), file.name
 
 
-@EVERY_OFFICIAL_ROW
+@EVERY_OFFICIAL_CLIP
+def test_official_rows_agree_with_open_clip(row: ModelRow) -> None:
+    import open_clip
+
+    assert isinstance(row.source, Hub)
+    config = open_clip.get_pretrained_cfg(row.preset, row.tag)
+    assert config["hf_hub"].rstrip("/") == row.source.repo
+
+
+@EVERY_OFFICIAL_GENERATOR
+def test_official_generators_are_float32_of_the_paper_s_architecture(row: ModelRow) -> None:
+    """g_ema with its noise, and no training state: the archive adds less than 300 bytes a tensor."""
+    (file,) = row.files
+    side = int(row.preset.removeprefix("config F, ").removesuffix(" px"))
+    with torch.device("meta"):
+        state = Generator(GeneratorConfig.ffhq(side)).state_dict()
+    archive = file.bytes - 4 * sum(tensor.numel() for tensor in state.values())
+    assert 0 < archive < 350 * len(state)
+
+
+@EVERY_OFFICIAL_CLIP
 def test_official_sizes_are_those_of_the_architecture(row: ModelRow) -> None:
     import open_clip
 
@@ -142,3 +170,62 @@ def test_embedded_weights_are_verified_and_never_deleted(
     with pytest.raises(WeightsError, match=sentence):
         row.load(row, CONTEXT)
     assert path.exists() == (content is not None)
+
+
+# --------------------------------------------------------------------------------- generators
+
+
+def _official_generator(tmp_path: Path) -> tuple[ModelRow, Path]:
+    """The FFHQ row with a small checkpoint of our own, as if it had just been downloaded."""
+    row = CATALOG["stylegan2-ffhq"]
+    assert isinstance(row.source, Hub)
+    folder = tmp_path / row.source.repo.replace("/", "--") / row.source.revision
+    folder.mkdir(parents=True)
+    path = folder / row.files[0].name
+    generator = tiny_generator()
+    torch.save({"g_ema": rosinality_state(generator), "latent_avg": generator.mean_latent}, path)
+    file = replace(row.files[0], bytes=path.stat().st_size, sha256=sha256_of(path))
+    return replace(row, files=(file,)), path
+
+
+def test_an_official_generator_is_kept_as_slim_safetensors(tmp_path: Path) -> None:
+    row, path = _official_generator(tmp_path)
+    pickled = path.stat().st_size
+    context = replace(CONTEXT, cache=tmp_path)
+    first = row.load(row, context)
+    assert not path.exists()
+    slim = path.parent / row.files[0].slim
+    assert slim.stat().st_size < 0.7 * pickled
+    assert not row.needs_download(tmp_path)
+    again = row.load(row, context)
+    assert torch.equal(picture(first), picture(again))
+    expected = picture(tiny_generator())
+    assert (picture(again) - expected).abs().max() < 5e-3 * expected.abs().max()
+
+
+def test_a_tampered_checkpoint_is_deleted_unread(tmp_path: Path) -> None:
+    row, path = _official_generator(tmp_path)
+    path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(WeightsError, match=r"damaged or was changed .* deleted"):
+        row.load(row, replace(CONTEXT, cache=tmp_path))
+    assert not path.exists()
+    assert row.needs_download(tmp_path)
+
+
+def test_own_generators_are_rows_that_can_be_leased(tmp_path: Path) -> None:
+    save_generator(tiny_generator(), tmp_path / "mine.safetensors")
+    (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
+    rows = own_generator_rows(tmp_path)
+    assert list(rows) == ["own/broken", "own/mine"]
+    row = rows["own/mine"]
+    assert row.source == Own(tmp_path / "mine.safetensors")
+    assert (row.task, row.needs_download(), "is your file" in row.notice) == (
+        "stylegan",
+        False,
+        True,
+    )
+    registry = Registry({**CATALOG, **rows}, device="cpu", offline=True)
+    with registry.lease("own/mine") as generator:
+        assert torch.allclose(picture(generator), picture(tiny_generator()), atol=1e-4)
+    with pytest.raises(WeightsError, match=r"broken\.pt is damaged"):
+        registry.preload(["own/broken"])
