@@ -112,6 +112,8 @@ class Trainer:
         self.spread = latent_spread(self.generator)
         encoder = E4e(config)
         encoder.latent_avg.copy_(generator.mean_latent.expand(config.rows, -1))
+        for head in encoder.styles:
+            nn.init.normal_(head.linear.weight, std=0.1)  # starts near the mean latent
         self.encoder = encoder.to(device, memory_format=torch.channels_last).train()
         self.average = deepcopy(self.encoder).requires_grad_(False).eval()
         heads = [head.linear.weight for head in self.encoder.styles]

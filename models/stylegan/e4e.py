@@ -101,6 +101,14 @@ class EqualLinear(nn.Module):
         return F.linear(x, self.weight) / math.sqrt(self.weight.shape[1]) + self.bias
 
 
+def _halving(width: int) -> nn.Conv2d:
+    # Nothing normalises inside a head: PyTorch's own start would lose its signal on the way.
+    layer = nn.Conv2d(width, width, 3, 2, 1)
+    nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class StyleHead(nn.Module):
     """Halves a (width, side, side) map until one pixel is left, and makes a code of it."""
 
@@ -108,7 +116,7 @@ class StyleHead(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(int(math.log2(side))):
-            layers += [nn.Conv2d(width, width, 3, 2, 1), nn.LeakyReLU(SLOPE)]
+            layers += [_halving(width), nn.LeakyReLU(SLOPE)]
         self.convs = nn.Sequential(*layers)
         self.linear = EqualLinear(width, latent_size)
 

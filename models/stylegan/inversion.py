@@ -86,9 +86,8 @@ def picture_tensor(image: Image.Image, size: int) -> Tensor:
     rgb = on_white(image)
     side = min(rgb.size)
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-    square = rgb.resize(
-        (size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
-    )
+    square = rgb.crop((left, top, left + side, top + side))
+    square = square.resize((size, size), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(square, np.float32))  # (H, W, 3)
     return pixels.permute(2, 0, 1)[None] / 127.5 - 1
 
