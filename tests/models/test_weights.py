@@ -382,3 +382,25 @@ def test_only_formats_without_code_are_downloaded(hub: FakeHub, get: Get) -> Non
     with pytest.raises(WeightsError, match=r"ViT-B-32\.pt may hold code"):
         get([WeightFile("ViT-B-32.pt", 10, "0" * 64)])
     assert hub.ranges == []
+
+
+# ------------------------------------------------------------------ pickles kept as safetensors
+
+
+def test_a_pickle_is_fetched_only_where_its_safetensors_are_named(
+    hub: FakeHub, get: Get, tmp_path: Path
+) -> None:
+    content = hub.files["model.pt"] = b"pickled" * 1000
+    digest = hashlib.sha256(content).hexdigest()
+    plain = WeightFile("model.pt", len(content), digest)
+    with pytest.raises(WeightsError, match=r"model\.pt may hold code"):
+        get([plain])
+    kept = WeightFile("model.pt", len(content), digest, slim="model.safetensors")
+    folder = get([kept])
+    cache = tmp_path / "cache"
+    assert weights.downloaded(HUB, [kept], cache)
+    slim = weights.slim_path(HUB, kept, cache)
+    assert slim == folder / "model.safetensors"
+    (folder / "model.pt").rename(slim)  # converted: the pickle is gone, nothing is missing
+    assert weights.downloaded(HUB, [kept], cache)
+    assert not weights.downloaded(HUB, [plain], cache)
