@@ -3,11 +3,12 @@
 The world maps a latent z to attributes and those to a picture, so the generator need not find its
 own way to faces: it is regressed on pairs (z, picture), drawn anew in every step. In order:
 
-1. the mapping network alone, with a linear read-out of the attributes from w (seconds). w then
-   holds the attributes in straight directions, which is what editing wants; the read-out is
-   thrown away, its loss stays on with a small weight.
-2. everything on pairs, first at half size: L1 at several resolutions and a distance in clip-mini's
-   features (after Zhang et al. 2018, LPIPS), whole and on crops at full size.
+1. the mapping network alone (a minute): along fixed orthogonal axes w tells the attributes, all
+   equally loud. Straight directions are what editing wants, and what w tells faintly the synthesis
+   network learns late. Then the mapping is frozen.
+2. the synthesis network on pairs, at a quarter, at half and at full size: L1 at several
+   resolutions and a distance in clip-mini's features (after Zhang et al. 2018, LPIPS), of the
+   whole picture and of crops at full size.
 3. the same with StyleGAN2's adversarial objective on top (Karras et al. 2020: non-saturating
    logistic loss, lazy R1 every 16 steps, equalised rates). Path length regularisation is left
    out: stage 1 does its work, and it costs a second backward pass.
@@ -48,21 +49,23 @@ class StyleganTraining:
 
     Attributes:
         mapping_steps: of stage 1, with batches of 512 latents.
-        half_size, full_size, adversarial: steps of stage 2 at half and at full size, and of stage 3.
-        feature_weight, read_out_weight, adversarial_weight, r1_weight: of the losses.
-        rate: Adam's, warmed up, decayed to a tenth over each of the stages 2 and 3.
+        quarter_size, half_size, full_size: steps of stage 2 at each size.
+        adversarial: steps of stage 3.
+        feature_weight, adversarial_weight, r1_weight: of the losses.
+        rate: Adam's, warmed up, decayed to a twentieth by a cosine over stage 2 and left there. High,
+            as weights of variance 1 need (equalised rates).
         average: decay of the moving average a step.
     """
 
     batch: int = 16
     mapping_steps: int = 8_000
-    half_size: int = 4_000
-    full_size: int = 4_500
-    adversarial: int = 1_200
-    rate: float = 3e-3
+    quarter_size: int = 3_500
+    half_size: int = 4_500
+    full_size: int = 3_200
+    adversarial: int = 600
+    rate: float = 2e-2
     critic_rate: float = 2e-3
     feature_weight: float = 1.0
-    read_out_weight: float = 0.02
     adversarial_weight: float = 0.02
     r1_weight: float = 2.0
     average: float = 0.998
@@ -70,13 +73,29 @@ class StyleganTraining:
 
     @property
     def steps(self) -> int:
-        return self.half_size + self.full_size + self.adversarial
+        return self.regression + self.adversarial
+
+    @property
+    def regression(self) -> int:
+        """Steps of stage 2."""
+        return self.quarter_size + self.half_size + self.full_size
+
+    def halvings(self, step: int) -> int:
+        """How often the picture is halved at a step."""
+        if step < self.quarter_size:
+            return 2
+        return 1 if step < self.quarter_size + self.half_size else 0
 
     @staticmethod
     def smoke() -> "StyleganTraining":
         """Under a minute: every stage, a few steps each."""
         return StyleganTraining(
-            batch=4, mapping_steps=50, half_size=8, full_size=8, adversarial=R1_EVERY + 2
+            batch=4,
+            mapping_steps=50,
+            quarter_size=4,
+            half_size=4,
+            full_size=4,
+            adversarial=R1_EVERY + 2,
         )
 
 
@@ -91,15 +110,14 @@ def latent_batch(count: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Latents (B, 64), the attributes (B, R) to read out and pictures (B, 3, H, W) in [-1, 1]."""
+    """Latents (B, 64) and pictures (B, 3, H, W) in [-1, 1]."""
 
     z: Tensor
-    targets: Tensor
     pictures: Tensor
 
 
-def read_out_targets(attributes: np.ndarray) -> Tensor:
-    """(B, A) attributes -> (B, A + H) what a linear map of w should give: hues as two numbers."""
+def attribute_axes(attributes: np.ndarray) -> Tensor:
+    """(B, A) attributes -> (B, A + H) what w tells: hues, which go round, as two numbers."""
     hue_columns = [avatars.NAMES.index(name) for name in HUES]
     angles = 2 * math.pi * attributes[:, hue_columns]
     plain = np.delete(attributes, hue_columns, axis=1) * 2 - 1
@@ -108,12 +126,31 @@ def read_out_targets(attributes: np.ndarray) -> Tensor:
     )
 
 
+class AttributeSpace:
+    """What stage 1 asks of w: along fixed orthogonal axes of W it tells the attributes, each with
+    variance `GAIN` squared. The rest of w is free, as the last layer's leaky ReLU needs."""
+
+    GAIN = 2.0
+
+    def __init__(self, latent_size: int, seed: int) -> None:
+        samples = attribute_axes(avatars.latent_to_attributes(latent_batch(8192, seed)))
+        self._mean, self._deviation = samples.mean(dim=0), samples.std(dim=0)
+        normal = np.random.default_rng(seed).standard_normal((latent_size, samples.shape[1]))
+        self._axes = torch.from_numpy(np.linalg.qr(normal)[0].astype(np.float32))  # (D, A + H)
+
+    def error(self, w: Tensor, attributes: np.ndarray) -> Tensor:
+        """Mean squared error of the told attributes, in units of their variance."""
+        wanted = (attribute_axes(attributes) - self._mean) / self._deviation
+        told = w @ self._axes.to(w) / self.GAIN  # (B, A + H)
+        return F.mse_loss(told, wanted.to(w))
+
+
 def draw_pairs(count: int, seed: int, size: int) -> Pairs:
     z = latent_batch(count, seed)
     attributes = avatars.latent_to_attributes(z)
     drawn = torch.from_numpy(avatars.draw_batch(attributes, size))  # (B, H, W, 3)
     pictures = drawn.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return Pairs(torch.from_numpy(z), read_out_targets(attributes), pictures)
+    return Pairs(torch.from_numpy(z), pictures)
 
 
 # ------------------------------------------------------------------------------------- the losses
@@ -228,10 +265,10 @@ class Trainer:
         self.plan, self.device, self.folder = plan, device, folder
         config = GeneratorConfig.mini()
         self.generator = Generator(config).to(device, memory_format=torch.channels_last)
-        self.read_out = nn.Linear(config.latent_size, len(avatars.NAMES) + len(HUES)).to(device)
         self.critic = Discriminator().to(device, memory_format=torch.channels_last)
         self.average = deepcopy(self.generator).requires_grad_(False)
-        made = [*self.generator.parameters(), *self.read_out.parameters()]
+        self.generator.mapping_layers.requires_grad_(False)
+        made = [p for p in self.generator.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(made, lr=plan.rate, betas=(0.9, 0.99))
         self.critic_optimizer = torch.optim.Adam(
             self.critic.parameters(), lr=plan.critic_rate, betas=(0.0, 0.99)
@@ -242,9 +279,8 @@ class Trainer:
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         return {
-            "generator": self.generator, "read_out": self.read_out, "critic": self.critic,
-            "average": self.average, "optimizer": self.optimizer,
-            "critic_optimizer": self.critic_optimizer,
+            "generator": self.generator, "critic": self.critic, "average": self.average,
+            "optimizer": self.optimizer, "critic_optimizer": self.critic_optimizer,
         }  # fmt: skip
 
     def resume(self) -> bool:
@@ -266,53 +302,44 @@ class Trainer:
         torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
         partial.replace(self.folder / "checkpoint.pt")
         export(self.average, self.folder / "model.safetensors")
-        sheet(self.average, self.distance.clip.device).save(self.folder / "sheet.png")
+        size = self.generator.size >> self.plan.halvings(self.step)
+        sheet(self.average, size).save(self.folder / "sheet.png")
         (self.folder / "plan.json").write_text(
             json.dumps({**asdict(self.plan), "step": self.step, "seconds": self.seconds}) + "\n"
         )
 
     def warm_mapping(self) -> Iterator[float]:
-        """Stage 1: w tells the attributes by a linear map."""
+        """Stage 1: w becomes an image of the attributes; yields the mean squared error."""
+        layers = self.generator.mapping_layers.requires_grad_(True)
+        space = AttributeSpace(self.generator.latent_size, self.plan.seed)
         # Here the mapping network learns at the full rate, which its arithmetic divides by 100.
-        mapping = {"params": list(self.generator.mapping_layers.parameters()), "scale": 100.0}
-        read_out = {"params": list(self.read_out.parameters()), "scale": 1.0}
-        optimizer = torch.optim.Adam([mapping, read_out], betas=(0.9, 0.99))
+        base = 0.3
+        optimizer = torch.optim.Adam(layers.parameters(), lr=base, betas=(0.9, 0.99))
         for step in range(self.plan.mapping_steps):
             z = latent_batch(512, self.plan.seed * 10**6 + step)
-            targets = read_out_targets(avatars.latent_to_attributes(z)).to(self.device)
             w = self.generator.mapping(torch.from_numpy(z).to(self.device))
-            loss = F.mse_loss(self.read_out(w), targets) + 1e-3 * w.square().mean()
-            for group in optimizer.param_groups:
-                group["lr"] = 2e-3 * group["scale"] * (1 - step / self.plan.mapping_steps)
+            error = space.error(w, avatars.latent_to_attributes(z))
+            loss = error + 1e-3 * w.square().mean()
+            optimizer.param_groups[0]["lr"] = base * (1 - step / self.plan.mapping_steps)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            yield float(loss.detach())
+            yield float(error.detach())
+        layers.requires_grad_(False)
         self.average.load_state_dict(self.generator.state_dict())
-
-    def stage(self) -> tuple[int, bool, float]:
-        """(picture side, adversarial, how far this stage is in [0, 1])."""
-        plan, size = self.plan, self.generator.size
-        if self.step < plan.half_size:
-            return size // 2, False, self.step / (plan.half_size + plan.full_size)
-        regressed = plan.half_size + plan.full_size
-        if self.step < regressed:
-            return size, False, self.step / regressed
-        return size, True, (self.step - regressed) / plan.adversarial
 
     def learn(self, pairs: Pairs) -> dict[str, float]:
         """One step on pairs drawn at this stage's size."""
-        size, adversarial, progress = self.stage()
-        rate = self.plan.rate * (0.3 if adversarial else 1.0) * min(1.0, (self.step + 1) / 200)
-        rate *= 0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * progress))
+        adversarial = self.step >= self.plan.regression
+        rate = self.rate()
         self.optimizer.param_groups[0]["lr"] = rate
         real = pairs.pictures.to(self.device, memory_format=torch.channels_last)
-        w = self.generator.mapping(pairs.z.to(self.device))
-        drawn = self._draw(w, size)
-        loss, told = self._regression(drawn, real, w, pairs)
+        drawn = self._draw(self.generator.mapping(pairs.z.to(self.device)), real.shape[-1])
+        loss, told = self._regression(drawn, real)
         if adversarial:
             fooled = F.softplus(-self._scores(drawn)).mean()
-            loss, told["fooled"] = loss + self.plan.adversarial_weight * fooled, float(fooled)
+            loss = loss + self.plan.adversarial_weight * fooled
+            told["fooled"] = float(fooled.detach())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], 5.0)
@@ -321,7 +348,12 @@ class Trainer:
         if adversarial:
             told["critic"] = self._teach_critic(drawn.detach(), real)
         self.step += 1
-        return {**told, "rate": rate, "size": size}
+        return {**told, "rate": rate, "size": real.shape[-1]}
+
+    def rate(self) -> float:
+        done = min(1.0, self.step / self.plan.regression)
+        warm = min(1.0, (self.step + 1) / 200)
+        return self.plan.rate * warm * (0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * done)))
 
     def _draw(self, w: Tensor, size: int) -> Tensor:
         styles = self.generator.styles(self.generator.broadcast(w))
@@ -332,19 +364,18 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16):
             return self.critic(pictures)
 
-    def _regression(
-        self, drawn: Tensor, real: Tensor, w: Tensor, pairs: Pairs
-    ) -> tuple[Tensor, dict[str, float]]:
+    def _regression(self, drawn: Tensor, real: Tensor) -> tuple[Tensor, dict[str, float]]:
         random = torch.Generator().manual_seed(self.plan.seed * 10**6 + self.step)
-        pixels = pixel_loss(drawn, real)
-        whole = [F.interpolate(p, 64, mode="area") if p.shape[-1] > 64 else p for p in (drawn, real)]  # fmt: skip
-        features = self.distance(*whole)
-        if drawn.shape[-1] > 64:
-            features = features + self.distance(*same_crops(drawn, real, 64, random))
-        read_out = F.mse_loss(self.read_out(w), pairs.targets.to(self.device))
-        loss = pixels + self.plan.feature_weight * features + self.plan.read_out_weight * read_out
-        told = {"pixels": pixels, "features": features, "read_out": read_out}
-        return loss, {name: float(value.detach()) for name, value in told.items()}
+        loss = pixel_loss(drawn, real)
+        told = {"pixels": float(loss.detach())}
+        if drawn.shape[-1] >= 64:  # at 32 px clip-mini sees nothing
+            whole = [F.interpolate(p, 64, mode="area") for p in (drawn, real)]
+            features = self.distance(*whole)
+            if drawn.shape[-1] > 64:
+                features = features + self.distance(*same_crops(drawn, real, 64, random))
+            loss = loss + self.plan.feature_weight * features
+            told["features"] = float(features.detach())
+        return loss, told
 
     def _teach_critic(self, drawn: Tensor, real: Tensor) -> float:
         loss = F.softplus(self._scores(drawn)).mean() + F.softplus(-self._scores(real)).mean()
@@ -376,7 +407,7 @@ class Trainer:
                 yield told
 
     def _pairs(self, step: int) -> Pairs:
-        size = self.generator.size // (2 if step < self.plan.half_size else 1)
+        size = self.generator.size >> self.plan.halvings(step)
         return draw_pairs(self.plan.batch, self.plan.seed * 10**6 + 10**5 + step, size)
 
 
@@ -388,12 +419,13 @@ def export(generator: Generator, path: Path) -> None:
 
 
 @torch.no_grad()
-def sheet(generator: Generator, device: torch.device, seed: int = 5) -> Image.Image:
+def sheet(generator: Generator, size: int, seed: int = 5) -> Image.Image:
     """Eight drawn avatars above the generator's pictures of the same latents, twice."""
     rows = []
     for part in range(2):
-        pairs = draw_pairs(8, seed + part, generator.size)
-        made = generator(generator.broadcast(generator.mapping(pairs.z.to(device))), noise=[])
+        pairs = draw_pairs(8, seed + part, size)
+        w_plus = generator.broadcast(generator.mapping(pairs.z.to(generator.device)))
+        made = generator.synthesize(generator.styles(w_plus), noise=[], size=size)
         rows += [to_pixels(pairs.pictures), to_pixels(made)]
     return Image.fromarray(torch.cat([torch.cat(list(row), dim=1) for row in rows]).numpy())
 
@@ -412,7 +444,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not trainer.resume():
         for step, loss in enumerate(trainer.warm_mapping()):
             if step % 200 == 0:
-                print(f"mapping {step} read-out {loss:.4f}", flush=True)
+                print(f"mapping {step} error {loss:.4f}", flush=True)
     saved = time.monotonic()
     for told in trainer.train(options.minutes):
         if trainer.step % 50 == 0:
