@@ -41,7 +41,8 @@ from tests.golden_stylegan import (
 )
 from tests.stylegan_support import write_ada_pickle
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# A float64 rendering takes ten seconds of a free core, and minutes of one that also trains.
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(900)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
