@@ -105,6 +105,7 @@ def _halving(width: int) -> nn.Conv2d:
     # Nothing normalises inside a head: PyTorch's own start would lose its signal on the way.
     layer = nn.Conv2d(width, width, 3, 2, 1)
     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 
