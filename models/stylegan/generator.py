@@ -5,8 +5,9 @@ A latent z is mapped to w; one w per layer is W+ (`w_plus`); each layer's affine
 of W+ into a style vector s; all style vectors together are StyleSpace (Wu et al. 2021).
 
 Fast without compiled extensions, by three choices:
-- styles scale the activations, not the weights: conv(x * s, W) * demod is the paper's modulated
-  convolution, and the gradient of a style needs no gradient of a weight;
+- the gradient of a style needs no gradient of a weight: a batch, or a generator in training, scales
+  activations instead of weights, conv(x * s, W) * demod; one picture of a frozen generator goes
+  through `_FrozenConvolution`;
 - the FIR filter after an upsampling convolution is a depthwise convolution in channels_last;
 - synthesis may start behind a prefix that is known (`start`) and stop at a lower resolution (`size`).
 """
@@ -21,11 +22,14 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 MAPPING_RATE = 0.01  # the mapping network's learning rate multiplier, part of its arithmetic
 SLOPE, GAIN = 0.2, math.sqrt(2)  # leaky ReLU that keeps the variance
 EPSILON = 1e-8
+TINY = 1e-20  # in place of a style of zero
+PIECE = 2**17  # numbers at once where a product of two tensors is only summed
 FIR = (1.0, 3.0, 3.0, 1.0)
 MEAN_SAMPLES = 4096  # mapped z behind the mean latent, as StyleCLIP takes it
 
@@ -159,18 +163,21 @@ class StyledConvolution(nn.Module):
         style = style * self._scale  # (B, I)
         energy = self.weight.square().sum(dim=(2, 3))  # (O, I)
         demodulation = torch.rsqrt(style.square() @ energy.T + EPSILON)  # (B, O)
-        x = x * _per_channel(style, x)
-        if self._up:
-            x = smooth(F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2))
-        else:
-            x = F.conv2d(x, self.weight, padding=1)
-        # lrelu(a) * gain = lrelu(a * gain): the gain goes into the factor and the shift, which
-        # saves a pass over the activations; so do one fused multiply-add and working in place.
-        shift = self.bias[:, None, None]
         if noise is not None:
-            shift = shift + self.noise_strength * noise
-        x = torch.addcmul((shift * GAIN).to(x.dtype), x, _per_channel(demodulation * GAIN, x))
-        x = F.leaky_relu_(x, SLOPE)
+            noise = self.noise_strength * noise
+        if len(x) == 1 and not _wants_gradient(self.weight, self.bias, noise):
+            x = _FrozenConvolution.apply(  # type: ignore[no-untyped-call]
+                x, style, demodulation, self.weight, self.bias, noise, self._up
+            )
+        else:
+            x = _convolution(x * _per_channel(style, x), self.weight, self._up)
+            shift = self.bias.expand(1, 1, 1, -1)  # (1, 1, 1, O)
+            if noise is not None:
+                shift = shift + noise.permute(0, 2, 3, 1)  # (B, H, W, O), laid out as x is
+            # lrelu(a) * gain = lrelu(a * gain): the gain goes into the factor and the shift
+            shift = (shift * GAIN).permute(0, 3, 1, 2).to(x.dtype)
+            x = torch.addcmul(shift, x, _per_channel(demodulation * GAIN, x))
+            x = F.leaky_relu_(x, SLOPE)
         return x if self._clamp is None else x.clamp(-self._clamp, self._clamp)
 
 
@@ -186,8 +193,12 @@ class ToRgb(nn.Module):
         self._clamp = clamp
 
     def forward(self, x: Tensor, style: Tensor, rgb: Tensor | None) -> Tensor:
-        x = F.conv2d(x * _per_channel(style * self._scale, x), self.weight)
-        x = x + self.bias[:, None, None].to(x.dtype)
+        # Three outputs: here the weights are modulated, and their gradient is a small product. One
+        # product per picture, as a batch of them would transpose the gradient's factors.
+        weights = self.weight.flatten(1) * (style * self._scale)[:, None]  # (B, 3, I)
+        pixels = x.flatten(2).transpose(1, 2)  # (B, H * W, I), a view
+        colours = [F.linear(picture, w, self.bias) for picture, w in zip(pixels, weights)]
+        x = torch.stack(colours).transpose(1, 2).reshape(len(x), 3, *x.shape[2:])
         if self._clamp is not None:
             x = x.clamp(-self._clamp, self._clamp)
         return x if rgb is None else x + enlarge(rgb)
@@ -196,6 +207,76 @@ class ToRgb(nn.Module):
 def _per_channel(factors: Tensor, x: Tensor) -> Tensor:
     """(B, C) -> (B, C, 1, 1) in the precision of x, which is bfloat16 under autocast."""
     return factors[:, :, None, None].to(x.dtype)
+
+
+def _wants_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _convolution(x: Tensor, weight: Tensor, up: bool) -> Tensor:
+    """(B, I, H, W) with weight (O, I, 3, 3) -> (B, O, H, W), or twice the side if `up`."""
+    if up:
+        return smooth(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+    return F.conv2d(x, weight, padding=1)
+
+
+class _FrozenConvolution(torch.autograd.Function):
+    """A styled convolution of one picture, differentiable in x, style and demodulation only.
+
+    One picture's styles go into the weights: a = conv(x, W s d) + shift, out = lrelu(a), which
+    passes over the activations a third as often as scaling them does, and keeps none but x and
+    out. No gradient of a weight is needed: with gx the gradient of x,
+        s * ds = sum(x * gx)    and    d * dd = sum(ga * (a - shift)) = sum(g * out - ga * shift),
+    where ga * a = g * out because lrelu is homogeneous. Sums run over pixels.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, style: Tensor, demodulation: Tensor, weight: Tensor, bias: Tensor,
+        noise: Tensor | None, up: bool,
+    ) -> Tensor:  # fmt: skip
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        style, demodulation = style.to(weight), demodulation.to(weight)  # of autocast's precision
+        style = torch.where(style.abs() < TINY, TINY, style)  # backward divides by it
+        modulated = weight * style[0, :, None, None] * (GAIN * demodulation[0])[:, None, None, None]
+        modulated, x = modulated.to(dtype), x.to(dtype)
+        out = _convolution(x, modulated, up).contiguous(memory_format=torch.channels_last)
+        pixels = out.permute(0, 2, 3, 1).flatten(0, 2)  # (H * W, O), a view
+        shift = [GAIN * bias], [torch.ones(len(pixels)).to(bias)]
+        if noise is not None:
+            shift[0].append(torch.full_like(bias, GAIN))
+            shift[1].append(noise.flatten())
+        # Adding channels x pixels as a product of two thin matrices is one pass in any precision.
+        factors, planes = (torch.stack(part).to(dtype) for part in shift)  # (K, O), (K, H * W)
+        F.leaky_relu_(pixels.addmm_(planes.T, factors), SLOPE)
+        ctx.save_for_backward(x, style, demodulation, modulated, out, factors, planes)
+        ctx.up = up
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, style, demodulation, modulated, out, factors, planes = ctx.saved_tensors
+        inner = torch.ops.aten.leaky_relu_backward(gradient, out, SLOPE, True)  # of a
+        shifted = (planes @ inner.permute(0, 2, 3, 1).flatten(0, 2)) * factors  # (K, O)
+        of_demodulation = (_dots(gradient, out) - shifted.sum(0)) / demodulation
+        if ctx.up:
+            full = F.conv2d(inner, _fir(inner), padding=2, groups=inner.shape[1])
+            of_x = F.conv2d(full, modulated.transpose(0, 1), stride=2)
+        else:
+            of_x = F.conv2d(inner, modulated.transpose(0, 1).flip(2, 3), padding=1)
+        of_style = _dots(x, of_x) / style
+        return of_x, of_style, of_demodulation, None, None, None, None
+
+
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    """(1, C, H, W) twice -> (C,) sums of products over pixels, in pieces that fit the cache."""
+    pixels = [t.permute(0, 2, 3, 1).flatten(0, 2) for t in (a, b)]  # (H * W, C), views
+    length = PIECE // a.shape[1] if a.device.type == "cpu" else len(pixels[0])
+    pieces = zip(*(torch.split(t, max(1, length)) for t in pixels))
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return torch.stack([(p * q).sum(0, dtype=wide) for p, q in pieces]).sum(0)
 
 
 def _fir(x: Tensor) -> Tensor:
