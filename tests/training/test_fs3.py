@@ -12,6 +12,7 @@ from models.stylegan.checkpoints import save_generator
 from models.stylegan.generator import Generator, GeneratorConfig
 from models.weights import sha256_of
 from training import fs3
+from training.styleclip_evaluation import EDITS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,3 +34,9 @@ def test_the_command_measures_a_generators_table(
     assert (table.about["clip"], table.about["images"]) == ("clip-mini-critic", "2")
     assert "72 channels x 256 features" in capsys.readouterr().out
     assert sorted(file.name for file in tmp_path.iterdir()) == ["fs3.safetensors", path.name]
+
+    fs3.main(["--generator", str(path), "--images", "2", "--probes", "8", "--compare"])
+    printed = capsys.readouterr().out
+    assert printed.count("rank correlation") == len(EDITS)
+    mean = float(printed.split("mean ")[-1].split(",")[0])
+    assert 0 < mean < 1  # random weights, a rough estimate: better than chance
