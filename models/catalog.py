@@ -53,6 +53,20 @@ CRITIC_FILES = (
 )
 
 
+PORTRAITS_FILES = (
+    WeightFile(
+        "model.safetensors",
+        1_998_930,
+        "9a5d48fe25cca9668a40ad36d8009ef428bffcb1925d00dac5bacfdff94bb76a",
+    ),
+    WeightFile(
+        "open_clip_config.json",
+        615,
+        "cd43ac746f7d973e3a73b144c1c9091c2e4e649ecadc290bcf6bb3f3081450c0",
+    ),
+)
+
+
 @dataclass(frozen=True)
 class LoadContext:
     """What a loader needs to know besides its row."""
@@ -71,7 +85,7 @@ class ModelRow:
 
     name: str
     title: str
-    task: str  # "clip", "clipdraw", "stylegan", later "detection"
+    task: str  # "clip", "clipdraw", "styleclip" (an encoder), "stylegan", later "detection"
     family: str  # "mini", "official", "successor" or "own"
     preset: str  # open_clip's architecture, or our config's name
     source: Hub | Embedded | Own
@@ -369,6 +383,13 @@ _ROWS = (
         "clipdraw",
         CRITIC_FILES,
         "What CLIP mini knows, trained on adversarial pictures too, so that its gradients draw.",
+    ),
+    _mini(
+        "clip-portraits",
+        "CLIP mini, portraits",
+        "styleclip",
+        PORTRAITS_FILES,
+        "Drawn faces and what they wear, looked at closely; any words.",
     ),
     _stylegan2(
         "ffhq",

@@ -289,6 +289,13 @@ def without_bars(directory: Path) -> Iterator[Figure]:
         yield replace(figure, bar=None)
 
 
+def portraits(directory: Path) -> Iterator[Figure]:
+    """What an encoder of drawn faces reads in them."""
+    encoder = load_mini(directory, torch.device("cpu"), torch.float32)
+    for figure in avatar_traits(encoder):
+        yield replace(figure, bar=None)
+
+
 def ascend(
     encoder: ClipEncoder, prompts: list[str], steps: int = 150, seed: int = 0
 ) -> list[Image.Image]:

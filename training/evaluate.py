@@ -27,6 +27,7 @@ OWN_BEGIN, OWN_END = "<!-- measured {}: begin -->", "<!-- measured {}: end -->"
 EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "clip-mini": clip_evaluation.evaluate,
     "clip-judge": clip_evaluation.without_bars,
+    "clip-portraits": clip_evaluation.portraits,
     "clipdraw": clipdraw_evaluation.evaluate,
     "avatar-judge": avatar_judge.evaluate,
     "stylegan2-mini": stylegan_evaluation.evaluate,

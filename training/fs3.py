@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     mini = SecantSettings.mini()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--generator", type=Path, default=GENERATOR, help="any readable file")
-    parser.add_argument("--clip", default="clip-mini-critic", choices=sorted(CATALOG))
+    parser.add_argument("--clip", default="clip-portraits", choices=sorted(CATALOG))
     parser.add_argument("--out", type=Path, help="fs3.safetensors beside the generator if not told")
     parser.add_argument("--images", type=int, default=mini.images, help="the paper takes 100")
     parser.add_argument("--batch", type=int, default=mini.batch, help="renderings at once")

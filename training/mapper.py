@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--neutral", default="a person", help="what pictures show before it")
     parser.add_argument("--out", type=Path, help="by default in mappers/ beside the generator")
     parser.add_argument("--generator", type=Path, default=GENERATOR, help="any readable file")
-    parser.add_argument("--clip", default="clip-mini-critic", choices=sorted(CATALOG))
+    parser.add_argument("--clip", default="clip-portraits", choices=sorted(CATALOG))
     parser.add_argument("--preset", default="mini", choices=sorted(PRESETS))
     parser.add_argument("--objective", help="cosine or directional, instead of the preset's")
     parser.add_argument("--identity", type=float, help="weight, instead of the preset's")

@@ -97,7 +97,7 @@ class MapperSettings:
 
     @staticmethod
     def mini() -> MapperSettings:
-        """For stylegan2-mini and clip-mini-critic: minutes on two cores, 0.3 MB a mapper."""
+        """For stylegan2-mini and clip-portraits: minutes on two cores, 0.3 MB a mapper."""
         return MapperSettings(
             variant="single",
             steps=300,

@@ -37,6 +37,7 @@ def test_the_promised_models_are_on_offer() -> None:
     assert set(CATALOG) >= {
         "clip-mini",
         "clip-mini-critic",
+        "clip-portraits",
         "clip-vit-b-32",
         "clip-vit-b-16",
         "clip-vit-l-14",
