@@ -5,8 +5,8 @@ the right code of a photograph is unknown; here it is known for every picture of
 - avatars drawn from a latent z, whose code is the generator's own mapping of z, in every row;
 - the generator's pictures of such codes, and of two codes mixed at a random row, so that the
   encoder also reads pictures whose rows disagree.
-In order: codes alone (cheap: nothing runs backwards through the generator), then codes, pixels and
-clip-mini features of what the frozen generator makes of them. Known codes keep the encoder close
+In order: the codes of drawn avatars alone (cheap: the generator draws nothing), then all three
+kinds, with pixels and clip-mini features of what the frozen generator makes of the codes. Known codes keep the encoder close
 to W, which is what e4e's delta and discriminator losses are for, so neither is used.
 
 The weights are an exponential moving average. An interrupted run continues from its checkpoint.
@@ -49,7 +49,8 @@ class InverterTraining:
     """Everything that decides a run.
 
     Attributes:
-        drawn, made, mixed: pictures of each kind in a batch.
+        drawn, made, mixed: pictures of each kind in a batch of the second stage; the first has as
+            many in all.
         code_steps, picture_steps: of the two stages.
         pixels, features, codes: weights in the second stage; codes weigh 1 in the first.
         rate: Adam's highest; warmed up, decayed to a twentieth over each stage.
@@ -60,8 +61,8 @@ class InverterTraining:
     drawn: int = 10
     made: int = 3
     mixed: int = 3
-    code_steps: int = 2_000
-    picture_steps: int = 2_500
+    code_steps: int = 5_000
+    picture_steps: int = 1_200
     pixels: float = 4.0
     features: float = 0.3
     codes: float = 0.1
@@ -73,6 +74,10 @@ class InverterTraining:
     @property
     def steps(self) -> int:
         return self.code_steps + self.picture_steps
+
+    def avatars(self, step: int) -> int:
+        """How many drawn avatars a step takes."""
+        return self.drawn + (self.made + self.mixed if step < self.code_steps else 0)
 
     @staticmethod
     def smoke() -> InverterTraining:
@@ -131,6 +136,9 @@ class Trainer:
         plan, generator = self.plan, self.generator
         random = torch.Generator().manual_seed(plan.seed * 10**6 + step)
         z, pictures = (part.to(self.device) for part in drawn)
+        if step < plan.code_steps:
+            pictures = pictures.contiguous(memory_format=torch.channels_last)
+            return pictures, generator.broadcast(generator.mapping(z))
         more = torch.randn(plan.made + 2 * plan.mixed, generator.noise_size, generator=random)
         with torch.no_grad():
             codes = generator.broadcast(generator.mapping(z))
@@ -220,7 +228,9 @@ class Trainer:
                 yield told
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor]:
-        return draw_avatars(self.plan.drawn, self.plan.seed * 10**6 + step, self.generator.size)
+        return draw_avatars(
+            self.plan.avatars(step), self.plan.seed * 10**6 + step, self.generator.size
+        )
 
     # ---------------------------------------------------------------------- results and resuming
 
