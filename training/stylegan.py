@@ -9,9 +9,10 @@ own way to faces: it is regressed on pairs (z, picture), drawn anew in every ste
 2. the synthesis network on pairs, at a quarter, at half and at full size: L1 at several
    resolutions and a distance in clip-mini's features (after Zhang et al. 2018, LPIPS), of the
    whole picture and of crops at full size.
-3. the same with StyleGAN2's adversarial objective on top (Karras et al. 2020: non-saturating
-   logistic loss, lazy R1 every 16 steps, equalised rates). Path length regularisation is left
-   out: stage 1 does its work, and it costs a second backward pass.
+3. if asked for (`--adversarial STEPS`), the same with StyleGAN2's adversarial objective on top
+   (Karras et al. 2020: non-saturating logistic loss, lazy R1 every 16 steps, equalised rates).
+   Path length regularisation is left out: stage 1 does its work, and it costs a second backward
+   pass. The embedded weights are those of stage 2: a critic needs hours that two cores lacked.
 
 The weights are an exponential moving average. An interrupted run continues from its checkpoint.
 """
@@ -23,7 +24,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,8 +62,8 @@ class StyleganTraining:
     mapping_steps: int = 8_000
     quarter_size: int = 3_500
     half_size: int = 4_500
-    full_size: int = 3_200
-    adversarial: int = 600
+    full_size: int = 3_000
+    adversarial: int = 0
     rate: float = 2e-2
     critic_rate: float = 2e-3
     feature_weight: float = 1.0
@@ -435,11 +436,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/stylegan2-mini"))
     parser.add_argument("--preset", choices=("mini", "smoke"), default="mini")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after this long")
+    parser.add_argument("--adversarial", type=int, help="steps of stage 3")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     plan = StyleganTraining() if options.preset == "mini" else StyleganTraining.smoke()
+    if options.adversarial is not None:
+        plan = replace(plan, adversarial=options.adversarial)
     trainer = Trainer(plan, torch.device(options.device), options.out)
     if not trainer.resume():
         for step, loss in enumerate(trainer.warm_mapping()):
