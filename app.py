@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from demos.ui.settings import Settings, parse_settings
@@ -74,11 +75,13 @@ def open_atelier(settings: Settings) -> Atelier:
     """Registry and job runner for `settings`."""
     from demos.ui.jobs import JobRunner
     from demos.ui.tab import Atelier
-    from models.catalog import CATALOG
+    from models.catalog import CATALOG, own_generator_rows
     from models.registry import Registry
 
+    folder = Path(settings.generators).expanduser()
+    own = own_generator_rows(folder) if settings.generators else {}
     registry = Registry(
-        CATALOG,
+        {**CATALOG, **own},
         device=settings.device,
         budget_bytes=settings.memory_budget,
         offline=settings.offline,
@@ -88,13 +91,12 @@ def open_atelier(settings: Settings) -> Atelier:
 
 def warm_up(atelier: Atelier, tabs: Sequence[Tab]) -> None:
     """Load the models named by `--preload` and run each once in its tab's way."""
-    from models.catalog import CATALOG
-
     for name in atelier.settings.preload:
         print(f"Loading {name} ...", flush=True)
         atelier.registry.preload([name])
+        task = atelier.registry.catalog[name].task
         for tab in tabs:
-            if tab.warm is not None and tab.key == CATALOG[name].task:
+            if tab.warm is not None and task in (tab.key, *tab.tasks):
                 tab.warm(atelier, name)
 
 

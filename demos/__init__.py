@@ -13,8 +13,9 @@ def _tabs() -> tuple[Any, ...]:
     """A new tab is one import and one name here (`demos.ui.tab.Tab` says what it holds)."""
     from demos.clip import TAB as CLIP
     from demos.clipdraw import TAB as CLIPDRAW
+    from demos.styleclip import TAB as STYLECLIP
 
-    return (CLIP, CLIPDRAW)
+    return (CLIP, STYLECLIP, CLIPDRAW)
 
 
 def __getattr__(name: str) -> Any:

@@ -109,6 +109,11 @@ class Registry:
         if on_zero if eager is None else eager:
             self.preload(n for n, row in catalog.items() if isinstance(row.source, Embedded))
 
+    @property
+    def catalog(self) -> Mapping[str, ModelRow]:
+        """The models it lends, by name."""
+        return self._catalog
+
     @contextmanager
     def lease(self, name: str, report: Report | None = None) -> Generator[Any, None, None]:
         """Lends the model, loading it first if need be; it stays loaded until the block ends.

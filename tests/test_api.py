@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -14,16 +16,23 @@ from xml.etree import ElementTree
 
 import httpx
 import pytest
+import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
 import demos.clip
 import demos.clipdraw
+import demos.styleclip
 from demos.clip_pictures import examples
 from models.clipdraw import svg
+from models.stylegan.generator import to_pictures
+from models.stylegan.latent import Latent
 from tests.clip_support import counting, mini, mini_registry, noise
 from tests.clipdraw_tab_support import tiny_registry
+from tests.models.styleclip.edit_support import quiet_generator
+from tests.styleclip_tab_support import LEARNED, furnish
+from tests.styleclip_tab_support import tiny_registry as styleclip_registry
 
 CAT_AND_DOG = examples()["cat-and-dog"].path
 KEYS = {"model", "settings", "seed", "seconds", "scores"}
@@ -353,3 +362,106 @@ def test_tags_in_a_prompt_stay_text(easel: Client) -> None:
         "svg", "title", "metadata", "rect", "g", "path",
     }  # fmt: skip
     assert not [name for element in root.iter() for name in element.attrib if name[:2] == "on"]
+
+
+# --- StyleCLIP ---------------------------------------------------------------------------------
+
+EDITED = {"model", "settings", "seed", "seconds", "latent", "changed_channels"}
+ASKED = {"method": "directions", "seed_or_latent": 3, "neutral": "a person", "target": "a hat"}
+
+
+@pytest.fixture(scope="module")
+def editor(
+    serve: Callable[..., Any], one_thread: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("generator")
+    furnish(folder, quiet_generator())
+    served = serve([demos.styleclip.TAB], registry=styleclip_registry(folder))
+    connected = Client(served.url, verbose=False)
+    yield connected
+    connected.close()
+
+
+def edited(editor: Client, **settings: Any) -> tuple[str, str, dict[str, Any]]:
+    return editor.predict(**{**ASKED, **settings}, api_name="/styleclip_edit")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"method": "mapper", "target": LEARNED.target}, {"method": "optimization", "steps": 3}],
+    ids=lambda settings: settings.get("method", "directions"),
+)
+def test_an_edit_comes_as_picture_latent_and_the_agreed_json(
+    settings: dict[str, Any], editor: Client
+) -> None:
+    picture, latent, answer = edited(editor, **settings)
+    assert answer.keys() == EDITED
+    assert (answer["model"], answer["seed"]) == ("stylegan2-mini", 3)
+    assert answer["changed_channels"]
+    data = Path(latent).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == answer["latent"]["sha256"]
+    generator = quiet_generator()
+    read = Latent.from_bytes(data, generator, "stylegan2-mini")
+    with Image.open(picture) as image, torch.no_grad():
+        assert (
+            image.tobytes()
+            == to_pictures(generator.synthesize(read.styles(generator)))[0].tobytes()
+        )
+        assert json.loads(image.text["clip-atelier"])["settings"] == answer["settings"]
+
+
+def test_the_positions_are_those_agreed_on(editor: Client) -> None:
+    """(method, seed_or_latent, neutral, target, strength, disentanglement, steps, model)."""
+    arguments = ("directions", 3, "a person", "a hat", 2.0, 0.1, 40, "stylegan2-mini")
+    *_, answer = editor.predict(*arguments, api_name="/styleclip_edit")
+    assert (answer["settings"]["strength"], answer["settings"]["disentanglement"]) == (2.0, 0.1)
+
+
+def test_a_latent_is_edited_further(editor: Client) -> None:
+    first = edited(editor)
+    still = edited(editor, seed_or_latent=handle_file(first[1]), strength=0)
+    further = edited(editor, seed_or_latent=handle_file(first[1]), target="a beard")
+    shown = [Image.open(answer[0]).tobytes() for answer in (first, still, further)]
+    assert shown[0] == shown[1] != shown[2]  # strength 0 gives the same pixels
+    assert further[2]["seed"] is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"target": ""}, "Type what the picture should show"),
+        ({"target": "x" * 400}, "shorten it to 300"),
+        ({"target": "A person"}, "say the same"),
+        ({"strength": 99}, "strength lies between"),
+        ({"strength": "much"}, "strength is a number"),
+        ({"steps": 0}, "1 to 1000 steps"),
+        ({"steps": 10**9}, "1 to 1000 steps"),
+        ({"disentanglement": 0.999}, "leaves nothing to move"),
+        ({"disentanglement": 7}, "disentanglement lies between"),
+        ({"seed_or_latent": -4}, "seed lies between"),
+        ({"seed_or_latent": "/etc/passwd"}, "upload a latent file"),
+        ({"method": "mapper", "target": "a boat"}, "No mapper was trained"),
+        ({"model": "stylegan2-ffhq"}, "stylegan2-ffhq|FFHQ|download|network|offline"),
+    ],
+)
+def test_an_edit_that_cannot_be_is_refused_in_a_sentence(
+    settings: dict[str, Any], sentence: str, editor: Client
+) -> None:
+    with pytest.raises(AppError, match=sentence):
+        edited(editor, **settings)
+
+
+@pytest.mark.parametrize("damage", ["other generator", "NaN", "cut off"])
+def test_a_damaged_latent_is_refused_in_a_sentence(
+    damage: str, editor: Client, tmp_path: Path
+) -> None:
+    latent = Latent.from_seed(quiet_generator(), 0)
+    broken = replace(latent, w_plus=latent.w_plus * float("nan"))
+    data = {
+        "other generator": latent.to_bytes("stylegan2-ffhq"),
+        "NaN": broken.to_bytes("stylegan2-mini"),
+        "cut off": latent.to_bytes("stylegan2-mini")[:-40],
+    }[damage]
+    (tmp_path / "latent.safetensors").write_bytes(data)
+    with pytest.raises(AppError, match=r"belongs to|not finite|no latent file"):
+        edited(editor, seed_or_latent=handle_file(str(tmp_path / "latent.safetensors")))

@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from demos.ui import badge
+from demos.ui.variant import variant
 
 QUIET: dict[str, Any] = {
     "queue": False,
@@ -47,23 +48,29 @@ def stops(
     return last
 
 
+def _as_given(component: Any, payload: Any) -> Any:
+    return payload
+
+
+_Slider = variant(gr.Slider, preprocess=_as_given)
+_Number = variant(gr.Number, preprocess=_as_given)
+_Dropdown = variant(gr.Dropdown, preprocess=_as_given)
+
+
 def slider(low: float, high: float, value: float, **options: Any) -> gr.Slider:
     """A slider that hands over what it was given, for `text.parse_number` or a model to judge:
     Gradio's own refusal does not say which of many numbers was wrong, and lets NaN through."""
-    component = gr.Slider(low, high, value, **options)
-    component.preprocess = _as_given  # type: ignore[method-assign]
-    return component
+    return _Slider(low, high, value, **options)
 
 
 def number(value: float | None, **options: Any) -> gr.Number:
     """A number field that hands over what it was given, as `slider`."""
-    component = gr.Number(value, **options)
-    component.preprocess = _as_given  # type: ignore[method-assign]
-    return component
+    return _Number(value, **options)
 
 
-def _as_given(payload: Any) -> Any:
-    return payload
+def dropdown(choices: Sequence[Any], value: Any, **options: Any) -> gr.Dropdown:
+    """A selector that hands over what it was given, for choices that change while the app runs."""
+    return _Dropdown(choices, value=value, filterable=False, **options)
 
 
 def note(value: str, **options: Any) -> gr.HTML:

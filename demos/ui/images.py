@@ -15,12 +15,26 @@ import numpy as np
 from gradio.data_classes import ImageData
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from demos.ui.variant import variant
 from models.errors import InputError
 from models.pictures import on_white
 
 MAX_PIXELS = 24_000_000
 MAX_ASPECT = 50  # a tower scales the short side to its own size, so the long side grows with this
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+
+def _uploaded_path(component: gr.Image, payload: ImageData | None) -> str | None:
+    """Where the upload lies; Gradio has checked that it lies among its uploads."""
+    if payload is None:
+        return None
+    if payload.path is None:
+        raise gr.Error("Give the picture as a file, not as a data address.", print_exception=False)
+    return payload.path
+
+
+# Gradio would let Pillow open the file first, and what it says of a bad one reaches nobody.
+_Picture = variant(gr.Image, preprocess=_uploaded_path)
 
 
 def picture(label: str = "Picture", **options: Any) -> gr.Image:
@@ -30,19 +44,7 @@ def picture(label: str = "Picture", **options: Any) -> gr.Image:
         "height": 320,
         "buttons": ["fullscreen"],  # Gradio's share button would send the picture away
     }
-    image = gr.Image(label=label, type="filepath", image_mode=None, **{**defaults, **options})
-    # Gradio would let Pillow open the file first, and what it says of a bad one reaches nobody.
-    image.preprocess = _uploaded_path  # type: ignore[method-assign]
-    return image
-
-
-def _uploaded_path(payload: ImageData | None) -> str | None:
-    """Where the upload lies; Gradio has checked that it lies among its uploads."""
-    if payload is None:
-        return None
-    if payload.path is None:
-        raise gr.Error("Give the picture as a file, not as a data address.", print_exception=False)
-    return payload.path
+    return _Picture(label=label, type="filepath", image_mode=None, **{**defaults, **options})
 
 
 def open_image(path: str | Path | None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

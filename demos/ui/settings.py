@@ -20,6 +20,7 @@ class Settings:
     memory_budget: bytes that loaded models may take together; None lets the registry decide.
     preload:       model names that are loaded and warm before the address is printed.
     present:       large type, no footer, no run history.
+    generators:    folder with StyleGAN2 files of one's own, or one such file; "" is none.
     """
 
     host: str = "127.0.0.1"
@@ -30,6 +31,7 @@ class Settings:
     offline: bool = False
     present: bool = False
     max_queue: int = 32
+    generators: str = ""
     root_path: str = ""
 
 
@@ -94,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--offline", action="store_true", help="never download: use what is here, or say so")
     add("--present", action="store_true", help="for a projector: large type, no footer, no history")
     add("--max-queue", type=_positive, default=base.max_queue, help="runs that may wait at once")
+    add(
+        "--generators",
+        default=base.generators,
+        metavar="FOLDER",
+        help="StyleGAN2 files of your own for StyleCLIP: a folder, or one file",
+    )
     add("--root-path", "GRADIO_ROOT_PATH", default=base.root_path, help="path behind a proxy")
     return parser
 
