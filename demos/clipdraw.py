@@ -20,6 +20,7 @@ from demos.clipdraw_space import build_space
 from demos.ui import badge, downloads, share
 from demos.ui.controls import (
     LIVE,
+    PROMPT,
     QUIET,
     chips,
     note,
@@ -474,7 +475,7 @@ class _Page:
 
     def _wire_files(self) -> None:
         for kind, save in files.QUICK.items():
-            downloads.makes(self.after[kind], _quick(save), [self.held], self.status, QUIET)
+            downloads.makes(self.after[kind], _quick(save), [self.held], self.status, PROMPT)
         png = self._made(lambda held, side: _png(held, parse_whole(side, what="The PNG's size")))
         inputs = [self.held, self.after["side"]]
         downloads.makes(self.after["PNG"], png, inputs, self.status, DEVICE_EVENT)

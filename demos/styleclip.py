@@ -22,6 +22,7 @@ from demos.styleclip_session import Held, Outcome, Progress
 from demos.ui import badge, downloads, share
 from demos.ui.controls import (
     LIVE,
+    PROMPT,
     QUIET,
     chips,
     dropdown,
@@ -61,6 +62,9 @@ EXAMPLES = (
 KNOWS = (
     "Mini draws and edits the app's own avatars: hair, glasses, beard, hat, smile, age, colours. "
     "Photographs of people begin with the official generators."
+)
+NOTHING_BETTER = (
+    "nothing better than the start was found; take more steps, or a lower L2 or identity"
 )
 BETA = form.Range(0.0, 0.5, 0.12, 0.005)
 Update = dict[Any, Any]
@@ -145,11 +149,11 @@ def _build_method(kit: Kit) -> dict[str, Any]:
         steps = slider(1, 300, first.steps, step=1, label="Steps", info="Of the optimiser.")
         with gr.Row():
             l2 = slider(
-                0, 0.05, first.l2, step=0.001, label="L2", min_width=140,
+                0, 0.05, first.l2, step=0.001, label="L2", min_width=200,
                 info="Higher stays nearer to the start.",
             )  # fmt: skip
             identity = slider(
-                0, 1, first.identity, step=0.005, label="Identity", min_width=140,
+                0, 1, first.identity, step=0.005, label="Identity", min_width=200,
                 info="Higher keeps the person's other traits.",
             )  # fmt: skip
         with gr.Row(equal_height=True):
@@ -338,9 +342,12 @@ class _Page:
         for event in events:
             if isinstance(event, Done):
                 outcome: Outcome = event.result
+                told = ran(self.atelier, wish.kit.row, event.seconds)
+                if outcome.strength and not any(layer.channels for layer in outcome.layers):
+                    told = badge.said(NOTHING_BETTER)
                 yield {
                     **self._seen(outcome),
-                    self.status: ran(self.atelier, wish.kit.row, event.seconds),
+                    self.status: told,
                     self.strength: outcome.strength,
                     self.beta: gr.skip() if outcome.beta is None else outcome.beta,
                     self.album: _album(outcome.held),
@@ -645,8 +652,8 @@ class _Page:
 
         parts["Accept"].click(accept, self.sliders, self.outputs, **self.job)
         for name, step in (("Undo", undo), ("Redo", redo), ("Reset", reset)):
-            parts[name].click(step, self.held, self.outputs, **QUIET)
-        self.album.select(choose, self.held, self.outputs, **QUIET)
+            parts[name].click(step, self.held, self.outputs, **PROMPT)
+        self.album.select(choose, self.held, self.outputs, **PROMPT)
 
     # ------------------------------------------------------------------------------- files
 
@@ -657,7 +664,7 @@ class _Page:
                 raise InputError("There is no picture yet; press Edit or choose a face.")
             return session.save_latent(_at(held, strength, beta), held.model), gr.skip()
 
-        downloads.makes(self.parts["Latent"], latent, self.sliders, self.status, QUIET)
+        downloads.makes(self.parts["Latent"], latent, self.sliders, self.status, PROMPT)
         jobs: dict[str, Callable[..., Job[str]]] = {
             "PNG": _save_png, "JSON": _save_json, "Sweep (MP4)": partial(_save_sweep, "mp4"),
             "Sweep (GIF)": partial(_save_sweep, "gif"),

@@ -17,6 +17,9 @@ QUIET: dict[str, Any] = {
     "api_visibility": "private",
 }
 """Of events that take no device and no time."""
+PROMPT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Of events that take no device and little time but may refuse: Gradio shows no error of an event
+outside its queue."""
 LIVE: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 """Of events that follow a slider while it is dragged."""
 

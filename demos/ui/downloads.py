@@ -80,7 +80,7 @@ def makes(
     """Let `button` make a file and hand it over: for what costs too much to lie ready.
 
     make: inputs -> (path, status line), or a generator of them with `gr.skip()` until it is there.
-    options: how the event runs, `QUIET` or, where it takes the device, `DEVICE_EVENT`.
+    options: how the event runs, `PROMPT` or, where it takes the device, `DEVICE_EVENT`.
     """
     carrier = gr.File(visible="hidden")
     event = button.click(

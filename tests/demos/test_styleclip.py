@@ -458,3 +458,27 @@ def test_own_generators_are_offered(tmp_path: Path, generator: Generator) -> Non
         assert loaded.size == generator.size
     with pytest.raises(InputError, match="neither a folder nor a generator"):
         app.open_atelier(Settings(device="cpu", generators=str(tmp_path / "nothing")))
+
+
+def test_an_optimisation_that_finds_nothing_better_says_so(
+    there: dict[str, Kit], generator: Generator, clip: Any
+) -> None:
+    """So heavy a distance term lets nothing but the start be best."""
+    form = replace(FORM, method="optimization", steps=3, l2=100, identity=0)
+    found = outcome(form, there, generator, clip)
+    assert not any(layer.channels for layer in found.layers)
+    with gr.Blocks():
+        atelier = replace(
+            app.open_atelier(Settings(device="cpu")), registry=tiny_registry(there[MINI].folder)
+        )
+        page = styleclip._Page(atelier, there, _parts(there))
+        done = styleclip.Done(found, 1.0)
+        (update,) = page._shown(iter([done]), read_form(form, there))
+    assert styleclip.NOTHING_BETTER in update[page.status]
+
+
+def _parts(there: dict[str, Kit]) -> dict[str, Any]:
+    """The components that answers go to."""
+    parts = styleclip._build_words() | styleclip._build_stage() | styleclip._build_start()
+    parts |= styleclip._build_method(there[MINI]) | styleclip._build_photo()
+    return {**parts, "model": gr.Dropdown(), "status": gr.HTML()}
