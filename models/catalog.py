@@ -67,6 +67,24 @@ PORTRAITS_FILES = (
 )
 
 
+STYLEGAN_MINI_FILES = (
+    WeightFile(
+        "model.safetensors",
+        4_774_210,
+        "bb8aba495b43579feb5b8276f61b8dbcd941fd8694985bda7e8475390a98bf3e",
+    ),
+)
+
+
+E4E_MINI_FILES = (
+    WeightFile(
+        "model.safetensors",
+        4_952_032,
+        "3417eb76ce5c3d95bc323c37d387d24f2385923d307cdf196e08b022c1711c4b",
+    ),
+)
+
+
 @dataclass(frozen=True)
 class LoadContext:
     """What a loader needs to know besides its row."""
@@ -85,7 +103,7 @@ class ModelRow:
 
     name: str
     title: str
-    task: str  # "clip", "clipdraw", "styleclip" (an encoder), "stylegan", later "detection"
+    task: str  # "clip", "clipdraw", "styleclip" (an encoder), "stylegan", "inversion", later "detection"
     family: str  # "mini", "official", "successor" or "own"
     preset: str  # open_clip's architecture, or our config's name
     source: Hub | Embedded | Own
@@ -157,6 +175,16 @@ def _load_official(row: ModelRow, context: LoadContext) -> Any:
     weights.check_safetensors(checkpoint)
     context.report(1.0, f"Loading {row.title}")
     return load_official(row.name, row.preset, row.tag, checkpoint, context.device, context.dtype)
+
+
+def _load_inverter(row: ModelRow, context: LoadContext) -> Any:
+    from models.stylegan.e4e import E4eConfig, load_e4e
+
+    assert isinstance(row.source, Embedded)
+    (file,) = row.files
+    path = row.source.directory / file.name
+    weights.verify(path, file.sha256)
+    return load_e4e(path, E4eConfig.mini()).to(context.device, context.dtype)
 
 
 def _load_embedded_generator(row: ModelRow, context: LoadContext) -> Any:
@@ -390,6 +418,30 @@ _ROWS = (
         "styleclip",
         PORTRAITS_FILES,
         "Drawn faces and what they wear, looked at closely; any words.",
+    ),
+    ModelRow(
+        name="stylegan2-mini",
+        title="StyleGAN2 mini",
+        task="stylegan",
+        family="mini",
+        preset="mini",
+        source=Embedded(ASSETS / "stylegan2-mini"),
+        files=STYLEGAN_MINI_FILES,
+        licence="Apache-2.0",
+        knows="Drawn avatars at 128 pixels.",
+        load=_load_embedded_generator,
+    ),
+    ModelRow(
+        name="e4e-mini",
+        title="e4e mini",
+        task="inversion",
+        family="mini",
+        preset="mini",
+        source=Embedded(ASSETS / "e4e-mini"),
+        files=E4E_MINI_FILES,
+        licence="Apache-2.0",
+        knows="Drawn avatars, and where StyleGAN2 mini has the like of them.",
+        load=_load_inverter,
     ),
     _stylegan2(
         "ffhq",

@@ -62,7 +62,7 @@ class InverterTraining:
     made: int = 3
     mixed: int = 3
     code_steps: int = 5_000
-    picture_steps: int = 1_200
+    picture_steps: int = 700
     pixels: float = 4.0
     features: float = 0.3
     codes: float = 0.1

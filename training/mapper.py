@@ -1,7 +1,7 @@
 """Train a mapper, StyleCLIP's network of one edit: `python -m training.mapper "with glasses"`.
 
     python -m training.mapper "a person with glasses" --neutral "a person without glasses"
-    python -m training.mapper --shipped        # those that come with the app, one after the other
+    python -m training.mapper --shipped        # the six that come with the app, one by one
     python -m training.mapper "a smiling face" --generator ffhq.safetensors --clip clip-vit-b-32 \\
         --preset paper --identity 0 --out smile.safetensors
 
@@ -35,7 +35,7 @@ PRESETS: dict[str, Callable[[], MapperSettings]] = {
     "paper": MapperSettings.paper,
 }
 NAMED = {edit.name: edit.prompt for edit in EDITS}
-SHIPPED = tuple(NAMED)
+SHIPPED = ("glasses", "hat", "beard", "smile", "long-hair", "white-hair")
 
 
 @dataclass(frozen=True)

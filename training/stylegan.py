@@ -61,8 +61,8 @@ class StyleganTraining:
     batch: int = 16
     mapping_steps: int = 8_000
     quarter_size: int = 3_500
-    half_size: int = 4_500
-    full_size: int = 3_000
+    half_size: int = 5_500
+    full_size: int = 1_800
     adversarial: int = 0
     rate: float = 2e-2
     critic_rate: float = 2e-3

@@ -43,6 +43,8 @@ def test_the_promised_models_are_on_offer() -> None:
         "clip-vit-l-14",
         "clip-rn50",
         "clip-siglip2-b-16",
+        "stylegan2-mini",
+        "e4e-mini",
         "stylegan2-ffhq",
         "stylegan2-car",
         "stylegan2-cat",
