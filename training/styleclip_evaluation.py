@@ -23,7 +23,7 @@ from models.catalog import ASSETS
 from models.clip import ClipEncoder, load_mini
 from models.errors import InputError
 from models.jobs import run_to_end
-from models.styleclip.directions import ALPHA, Direction, auto_beta, boundary
+from models.styleclip.directions import ALPHA, MANY_CHANNELS, Direction, auto_beta, boundary
 from models.styleclip.fs3 import Fs3
 from models.styleclip.identity import AvatarIdentity
 from models.styleclip.mapper import apply_mapper, load_mapper
@@ -192,9 +192,8 @@ def global_directions(generator: Generator, clip: ClipEncoder, table: Fs3) -> It
         """None where so high a beta leaves nothing to move."""
         relevance = relevances[name]
         try:
-            return boundary(
-                relevance, auto_beta(relevance) if beta is None else beta, table.statistics
-            )
+            found = auto_beta(relevance, MANY_CHANNELS) if beta is None else beta
+            return boundary(relevance, found, table.statistics)
         except InputError:
             return None
 

@@ -31,7 +31,7 @@ def test_the_command_measures_a_generators_table(
     assert ((norms - 1).abs().lt(1e-2) | norms.eq(0)).all()
     assert norms.gt(0).sum() > 36  # random weights, yet most channels are seen
     assert table.about["generator"] == sha256_of(path)
-    assert (table.about["clip"], table.about["images"]) == ("clip-mini-critic", "2")
+    assert (table.about["clip"], table.about["images"]) == ("clip-portraits", "2")
     assert "72 channels x 256 features" in capsys.readouterr().out
     assert sorted(file.name for file in tmp_path.iterdir()) == ["fs3.safetensors", path.name]
 
