@@ -23,7 +23,15 @@ from models.catalog import ASSETS
 from models.clip import ClipEncoder, load_mini
 from models.errors import InputError
 from models.jobs import run_to_end
-from models.styleclip.directions import ALPHA, MANY_CHANNELS, Direction, auto_beta, boundary
+from models.styleclip.derivative import ProbeSettings, probe
+from models.styleclip.directions import (
+    ALPHA,
+    MANY_CHANNELS,
+    ChannelRelevance,
+    Direction,
+    auto_beta,
+    boundary,
+)
 from models.styleclip.fs3 import Fs3
 from models.styleclip.identity import AvatarIdentity
 from models.styleclip.mapper import apply_mapper, load_mapper
@@ -44,6 +52,7 @@ SEARCHED = 6_000  # avatars looked at for thirty that an edit may start from
 GENERATOR, FS3, MAPPERS = "model.safetensors", "fs3.safetensors", "mappers"  # in one folder
 TABLE = ASSETS.parent / "readme" / "styleclip.md"
 BETAS = (0.08, 0.15, 0.25)  # beside the automatic one
+PROBES = ProbeSettings()
 STRENGTHS = (1.0, 0.7, 1.4)  # of mappers; the first is what they were trained for
 Edited = Callable[["Edit", Latent], Latent]
 
@@ -155,8 +164,8 @@ def optimisation(generator: Generator, clip: ClipEncoder) -> Iterator[Method]:
     usual = OptimizationSettings.mini()
     for setting, settings, bar, most in (
         ("as set", usual, 80.0, COUNT),
-        ("identity 0.3", replace(usual, identity=0.3), None, COUNT // 6),
-        ("4 x L2", replace(usual, l2=4 * usual.l2), None, COUNT // 6),
+        ("identity 0.3", replace(usual, identity=0.3), None, COUNT // 10),
+        ("4 x L2", replace(usual, l2=4 * usual.l2), None, COUNT // 10),
     ):
 
         def edit(asked: Edit, latent: Latent, settings: OptimizationSettings = settings) -> Latent:
@@ -181,33 +190,38 @@ def mapper(generator: Generator, folder: Path) -> Iterator[Method]:
 
 
 def global_directions(generator: Generator, clip: ClipEncoder, table: Fs3) -> Iterator[Method]:
-    """At the reference's strength, with the automatic beta and with fixed ones."""
+    """At the reference's strength: from the measured table with the automatic beta and with fixed
+    ones, and from one gradient for each prompt with the automatic one."""
     words = EDIT_TEMPLATES["portraits"]
-    relevances = {
-        edit.name: table.relevance(text_direction(clip, edit.prompt, words), generator.layout)
-        for edit in EDITS
-    }
+    asked = {edit.name: text_direction(clip, edit.prompt, words) for edit in EDITS}
+    measured = {name: table.relevance(dt, generator.layout) for name, dt in asked.items()}
+    for beta in (None, *BETAS):
+        setting = "auto beta" if beta is None else f"beta {beta:g}"
+        yield _directed(measured, table, setting, beta, bar=85.0 if beta is None else None)
+    probes = run_to_end(probe(generator, clip, PROBES))
+    gradients = {name: probes.relevance(generator, clip, dt) for name, dt in asked.items()}
+    yield _directed(gradients, table, "gradient, auto beta", None)
 
-    def at(name: str, beta: float | None) -> Direction | None:
+
+def _directed(
+    relevances: Mapping[str, ChannelRelevance], table: Fs3, setting: str, beta: float | None,
+    bar: float | None = None,
+) -> Method:  # fmt: skip
+    def at(relevance: ChannelRelevance) -> Direction | None:
         """None where so high a beta leaves nothing to move."""
-        relevance = relevances[name]
         try:
             found = auto_beta(relevance, MANY_CHANNELS) if beta is None else beta
             return boundary(relevance, found, table.statistics)
         except InputError:
             return None
 
-    for beta in (None, *BETAS):
-        directions = {edit.name: at(edit.name, beta) for edit in EDITS}
+    directions = {name: at(relevance) for name, relevance in relevances.items()}
 
-        def edit(
-            asked: Edit, latent: Latent, directions: Mapping[str, Direction | None] = directions
-        ) -> Latent:
-            direction = directions[asked.name]
-            return latent if direction is None else latent.moved(direction.direction, ALPHA)
+    def edit(asked: Edit, latent: Latent) -> Latent:
+        direction = directions[asked.name]
+        return latent if direction is None else latent.moved(direction.direction, ALPHA)
 
-        setting = "auto beta" if beta is None else f"beta {beta:g}"
-        yield Method("global directions", setting, edit, bar=85.0 if beta is None else None)
+    return Method("global directions", setting, edit, bar=bar)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 pytest.importorskip("skia", reason="drawing avatars needs skia: apt-get install libgl1 libegl1")
 
 from models.jobs import run_to_end
+from models.styleclip.derivative import ProbeSettings
 from models.styleclip.directions import channel_count, measure_statistics
 from models.styleclip.fs3 import Fs3
 from models.styleclip.mapper import new_mapper, save_mapper
@@ -246,12 +247,13 @@ def test_all_three_methods_edit_at_every_setting(
     asked = BY_NAME["hat"]
     short = OptimizationSettings(steps=3, l2=1e-6)
     monkeypatch.setattr(evaluation, "EDITS", (asked,))
+    monkeypatch.setattr(evaluation, "PROBES", ProbeSettings(images=2, probes=4))
     monkeypatch.setattr(OptimizationSettings, "mini", staticmethod(lambda: short))
     torch.manual_seed(0)
     generator = Generator(GeneratorConfig.tiny()).requires_grad_(False)
     channels = torch.randn(channel_count(generator.layout), 256)
     statistics = run_to_end(measure_statistics(generator, 100))
-    table = Fs3(F.normalize(channels, dim=1), statistics, {"clip": "clip-mini-critic"})
+    table = Fs3(F.normalize(channels, dim=1), statistics, {"clip": "clip-portraits"})
     table.save(tmp_path / evaluation.FS3)
     (tmp_path / evaluation.MAPPERS).mkdir()
     trained = new_mapper(generator, "single")
@@ -269,5 +271,6 @@ def test_all_three_methods_edit_at_every_setting(
     by_setting = {m.setting: move for m, move in moves.items()}
     betas = [by_setting.pop(f"beta {beta:g}") for beta in evaluation.BETAS]
     assert betas == sorted(betas, reverse=True), "a higher beta moves less, or nothing"
+    assert by_setting.pop("identity 0.3") < by_setting["as set"]
     assert all(move > 0 for move in by_setting.values()), by_setting
     assert by_setting["strength 1.4"] == pytest.approx(2 * by_setting["strength 0.7"], rel=1e-3)
