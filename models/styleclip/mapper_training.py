@@ -83,7 +83,8 @@ class MapperSettings:
             )
         for name, value, low, high in (
             ("steps", self.steps, 1, MAX_STEPS), ("batch size", self.batch, 1, MAX_BATCH),
-            ("learning rate", self.rate, 1e-6, 10), ("memory", self.memory, 0.9, 0.9999), ("cooldown", self.cooldown, 0, 1),
+            ("learning rate", self.rate, 1e-6, 100), ("memory", self.memory, 0.9, 0.9999),
+            ("cooldown", self.cooldown, 0, 1),
             ("CLIP weight", self.clip, 0, 100), ("identity weight", self.identity, 0, 100),
             ("L2 weight", self.l2, 0, 100), ("truncation", self.truncation, 0, 2),
         ):  # fmt: skip
@@ -100,11 +101,12 @@ class MapperSettings:
         """For stylegan2-mini and clip-portraits: minutes on two cores, 0.3 MB a mapper."""
         return MapperSettings(
             variant="single",
-            steps=300,
+            steps=150,
             batch=8,
-            rate=2.0,
+            rate=10.0,
             memory=0.99,
             cooldown=0.5,
+            identity=0.0,
             objective="directional",
         )
 

@@ -30,7 +30,7 @@ from .clip_view import Clip, ClipView
 from .objective import TextObjective, check_objective
 from .prompt import EditPrompt
 
-SPACES = ("w_plus", "style_space")
+SPACES = ("w", "w_plus", "style_space")
 MAX_STEPS = 1000
 RAMP_DOWN, RAMP_UP = 0.25, 0.05  # shares of the steps in which the learning rate falls and rises
 
@@ -51,7 +51,8 @@ class OptimizationSettings:
         rate: its highest learning rate.
         l2: weight of the squared distance from the start, summed over all entries.
         identity: weight of the identity loss.
-        space: what moves: "w_plus", or "style_space", every style vector but those of ToRGB.
+        space: what moves: "w", all rows of W+ by the same vector; "w_plus", every row by itself;
+            or "style_space", every style vector but those of ToRGB.
         objective: "cosine" or "directional", see `TextObjective`.
         view: how CLIP is shown the picture.
         patience: stop after so many steps without a better loss; 0 never does.
@@ -99,8 +100,14 @@ class OptimizationSettings:
 
     @staticmethod
     def mini() -> OptimizationSettings:
-        """For stylegan2-mini and clip-mini-critic, in tens of steps."""
-        return OptimizationSettings(steps=40)
+        """For stylegan2-mini and clip-portraits, in tens of steps. Measured on 24 edits (succeeded,
+        other attributes changed): so 88%, 0.24 sd; rate 0.3 and twice the L2 79%, 0.20; StyleSpace
+        at rate 0.3 42%, 0.12. The plain cosine and the paper's L2 moved a third of the edits.
+        """
+        return OptimizationSettings(
+            steps=40, rate=0.2, l2=0.001, identity=0.0, objective="directional",
+            view=ClipView(crops=3),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -279,49 +286,54 @@ class Descent:
 
 
 class Point:
-    """A place in W+ or StyleSpace that an optimiser moves.
+    """A place in W, W+ or StyleSpace that an optimiser moves.
 
     Attributes:
-        parameters: the leaves: W+ (1, rows, D), or the style vectors (1, size) but ToRGB's.
+        parameters: the leaves: a shift (1, 1, D) of all rows, W+ (1, rows, D), or the style vectors
+            (1, size) but ToRGB's.
     """
 
     def __init__(self, generator: Generator, latent: Latent, space: str) -> None:
-        self._generator, self._latent = generator, latent
-        self._in_style_space = space == "style_space"
+        self._generator, self._latent, self._space = generator, latent, space
+        self._base = latent.w_plus[None].to(generator.mean_latent)  # (1, rows, D)
         with torch.no_grad():
-            if self._in_style_space:
-                self._fixed = latent.styles(generator)
-                self._moving = [i for i, slot in enumerate(generator.layout) if not slot.is_rgb]
-                start = [self._fixed[i] for i in self._moving]
-            else:
-                start = [latent.w_plus[None].to(generator.mean_latent)]
+            self._fixed = latent.styles(generator)
+        self._moving = [i for i, slot in enumerate(generator.layout) if not slot.is_rgb]
+        if space == "style_space":
+            start = [self._fixed[i] for i in self._moving]
+        else:
+            start = [torch.zeros_like(self._base[:, :1]) if space == "w" else self._base]
         self._start = [tensor.detach().clone() for tensor in start]
         self.parameters = [tensor.clone().requires_grad_(True) for tensor in self._start]
 
     def styles(self) -> list[Tensor]:
         """StyleSpace of the current place, one (1, size) per slot, differentiable."""
-        if not self._in_style_space:
-            styles = self._generator.styles(self.parameters[0])
-            offsets: Sequence[Tensor] = self._latent.offsets
-            if not offsets:
-                return styles
-            return [style + offset.to(style) for style, offset in zip(styles, offsets)]
-        styles = list(self._fixed)
-        for index, parameter in zip(self._moving, self.parameters):
-            styles[index] = parameter
-        return styles
+        if self._space == "style_space":
+            styles = list(self._fixed)
+            for index, parameter in zip(self._moving, self.parameters):
+                styles[index] = parameter
+            return styles
+        styles = self._generator.styles(self._w_plus())
+        offsets: Sequence[Tensor] = self._latent.offsets
+        if not offsets:
+            return styles
+        return [style + offset.to(style) for style, offset in zip(styles, offsets)]
 
     def squared_distance(self) -> Tensor:
-        """Sum of squares of all that has moved since the start; a scalar."""
+        """Sum of squares of all that has moved since the start, over W+ or StyleSpace; a scalar."""
         moves = [now - start for now, start in zip(self.parameters, self._start)]
-        return torch.stack([move.square().sum() for move in moves]).sum()
+        total = torch.stack([move.square().sum() for move in moves]).sum()
+        return self._generator.rows * total if self._space == "w" else total
 
     def latent(self) -> Latent:
         """A copy of the current place."""
-        if not self._in_style_space:
-            w_plus = self.parameters[0][0]
-            return replace(self._latent, w_plus=Latent.from_w_plus(w_plus).w_plus)
+        if self._space != "style_space":
+            return replace(self._latent, w_plus=Latent.from_w_plus(self._w_plus()[0]).w_plus)
         with torch.no_grad():
             base = replace(self._latent, offsets=()).styles(self._generator)
             offsets = [(now - at)[0].float().cpu() for now, at in zip(self.styles(), base)]
         return replace(self._latent, offsets=tuple(offsets))
+
+    def _w_plus(self) -> Tensor:
+        """(1, rows, D), differentiable in the parameter."""
+        return self._base + self.parameters[0] if self._space == "w" else self.parameters[0]

@@ -14,6 +14,7 @@ from models.jobs import run_to_end
 from models.styleclip.clip_view import ClipView
 from models.styleclip.objective import SMALL_MOVE, TextObjective
 from models.styleclip.optimization import (
+    SPACES,
     Descent,
     OptimizationResult,
     OptimizationSettings,
@@ -96,7 +97,7 @@ def test_the_directional_gradient_is_finite_where_nothing_has_moved() -> None:
     assert torch.allclose(gradient.flatten(), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("space", ["w_plus", "style_space"])
+@pytest.mark.parametrize("space", SPACES)
 def test_l2_is_a_sum_over_all_that_moves(generator: Generator, start: Latent, space: str) -> None:
     """Its gradient is 2 l2 (w - w0), beside the same gradient of CLIP."""
     gradients = []
@@ -110,10 +111,11 @@ def test_l2_is_a_sum_over_all_that_moves(generator: Generator, start: Latent, sp
                 parameter += move
         descent.evaluate()
         gradients.append([parameter.grad for parameter in descent.point.parameters])
+    entries = generator.rows if space == "w" else 1  # of W+ that move with one of w
     for without, with_l2, move in zip(*gradients, moves):
-        assert torch.allclose(with_l2 - without, 2 * 0.5 * move, atol=1e-5)
+        assert torch.allclose(with_l2 - without, entries * 2 * 0.5 * move, rtol=1e-4, atol=1e-5)
     found = descent.history[-1]
-    distance = sum(float(move.square().sum()) for move in moves)
+    distance = entries * sum(float(move.square().sum()) for move in moves)
     assert found["l2"] == pytest.approx(distance, rel=1e-5)
     assert found["loss"] == pytest.approx(found["clip"] + 0.5 * distance, rel=1e-5)
 
@@ -148,7 +150,7 @@ def test_the_rate_rises_for_a_twentieth_and_falls_for_a_quarter(
 # -------------------------------------------------------------------------- what comes of it
 
 
-@pytest.mark.parametrize("space", ["w_plus", "style_space"])
+@pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("objective", ["cosine", "directional"])
 def test_an_edit_comes_nearer_to_its_words(
     generator: Generator, start: Latent, space: str, objective: str
@@ -158,7 +160,7 @@ def test_an_edit_comes_nearer_to_its_words(
     assert len(result.history) == QUICK.steps + 1
 
 
-@pytest.mark.parametrize("space", ["w_plus", "style_space"])
+@pytest.mark.parametrize("space", SPACES)
 def test_the_image_is_the_latents(generator: Generator, start: Latent, space: str) -> None:
     """Also when the best latent is not the last one, and when the start was edited before."""
     edited = start.moved([torch.full((slot.size,), 0.1) for slot in generator.layout])
@@ -188,6 +190,14 @@ def test_w_plus_keeps_what_was_edited_in_style_space(generator: Generator, start
     result = result_of(generator, edited, QUICK)
     assert result.latent.offsets == edited.offsets
     assert not torch.equal(result.latent.w_plus, start.w_plus)
+
+
+def test_w_moves_all_rows_alike(generator: Generator, start: Latent) -> None:
+    mixed = replace(start, w_plus=start.w_plus * torch.linspace(0.5, 1, generator.rows)[:, None])
+    result = result_of(generator, mixed, replace(QUICK, space="w"))
+    move = result.latent.w_plus - mixed.w_plus
+    assert bool(move.any())
+    assert torch.allclose(move, move[:1].expand_as(move), atol=1e-5)
 
 
 def test_free_generation_starts_at_the_mean_and_follows_clip_alone(generator: Generator) -> None:
@@ -289,7 +299,7 @@ def test_a_picture_without_a_loss_is_refused(generator: Generator, start: Latent
         ({"l2": -1.0}, "L2 weight"),
         ({"l2": float("inf")}, "L2 weight"),
         ({"identity": 101.0}, "identity weight"),
-        ({"space": "z"}, "choose one of w_plus, style_space"),
+        ({"space": "z"}, "choose one of w, w_plus, style_space"),
         ({"objective": "mood"}, "choose one of cosine, directional"),
         ({"patience": -1}, "patience"),
     ],
