@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,7 +19,7 @@ from demos import styleclip_views as views
 from demos import styleclip_work as work
 from demos.styleclip_form import METHODS, STRENGTHS, Form, Start, Wish, kit_of, read_form
 from demos.styleclip_kits import TASK, Kit, kits
-from demos.styleclip_session import Held, Outcome, Progress
+from demos.styleclip_session import Held, Outcome, OwnMappers, Progress
 from demos.ui import badge, downloads, share
 from demos.ui.controls import (
     LIVE,
@@ -44,6 +45,7 @@ from demos.ui.text import parse_whole, random_seed
 from models import film
 from models.errors import InputError
 from models.jobs import Job, Step
+from models.styleclip.mapper import Mapper
 from models.styleclip.mapper_training import MAX_STEPS as MAX_TRAINING_STEPS
 from models.styleclip.optimization import MAX_STEPS
 from models.styleclip.prompt import EditPrompt
@@ -143,7 +145,13 @@ def _build_method(kit: Kit) -> dict[str, Any]:
             train_steps = number(
                 kit.mapper.steps, label="Training steps", precision=0, min_width=110
             )
-        note("Mappers trained here stay on this machine, offered to everybody who uses it.")
+            load = gr.UploadButton(
+                "Load mapper", file_types=[".safetensors", ".pt"], size="sm", min_width=100
+            )
+        note(
+            "Mappers trained here are yours alone, until the page closes; save what you want to "
+            "keep."
+        )
     with gr.Column(visible=False) as optimization:
         first = kit.optimization
         steps = slider(1, 300, first.steps, step=1, label="Steps", info="Of the optimiser.")
@@ -164,7 +172,7 @@ def _build_method(kit: Kit) -> dict[str, Any]:
     return {
         "method": method, "directions_part": directions, "mapper_part": mappers,
         "optimization_part": optimization, "source": source, "mapper": mapper, "train": train,
-        "train_steps": train_steps, "steps": steps, "l2": l2, "identity": identity,
+        "train_steps": train_steps, "load_mapper": load, "steps": steps, "l2": l2, "identity": identity,
         "space": space, "free": free,
     }  # fmt: skip
 
@@ -196,6 +204,7 @@ def _build_stage() -> dict[str, Any]:
         saves = {
             name: gr.Button(name, size="sm", min_width=70) for name in ("PNG", "Latent", "JSON")
         }
+        saves["Mapper"] = gr.Button("Mapper", size="sm", min_width=70, visible=False)
         films = {
             name: gr.Button(name, size="sm", min_width=96)
             for name in ("Sweep (MP4)", "Sweep (GIF)", "Sweep strip")
@@ -274,14 +283,14 @@ class _Page:
     def __init__(self, atelier: Atelier, there: Mapping[str, Kit], parts: dict[str, Any]) -> None:
         self.atelier, self.kits, self.parts = atelier, there, parts
         self.library = work.Library()
-        self.held = gr.State()
+        self.held, self.own = gr.State(), gr.State(OwnMappers())
         self.compare, self.panel, self.status = parts["compare"], parts["panel"], parts["status"]
         self.strength, self.beta, self.album = parts["strength"], parts["beta"], parts["album"]
         self.start = [parts["model"], parts["seed"], parts["psi"]]
         self.sliders = [self.held, self.strength, self.beta]
         self.outputs = [
             self.compare, self.panel, self.status, self.strength, self.beta, self.album,
-            self.held, parts["seed"], parts["model"], parts["mapper"], parts["faces"],
+            self.held, self.own, parts["seed"], parts["model"], parts["mapper"], parts["faces"],
             parts["people"],
         ]  # fmt: skip
         self.job = {"show_progress": "hidden", "api_visibility": "private", **DEVICE_EVENT}
@@ -307,7 +316,7 @@ class _Page:
         inputs = [parts[filled.get(name, name)] for name in names]
 
         @explained
-        def run(held: Held | None, auto: bool, *values: Any) -> Iterator[Update]:
+        def run(held: Held | None, own: OwnMappers, auto: bool, *values: Any) -> Iterator[Update]:
             filled_in = Form(*values)
             asked = (filled_in.model, filled_in.seed_or_latent, filled_in.psi)
             if filled_in.seed_or_latent is None and held is None:
@@ -321,10 +330,11 @@ class _Page:
                 ),
                 self.kits,
             )
+            wish = replace(wish, kit=own.kit(wish.kit))
             yield {parts["seed"]: filled_in.seed_or_latent}
             yield from self._shown(_events(self.atelier, wish, asked, held, self.library), wish)
 
-        inputs = [self.held, parts["auto"], *inputs]
+        inputs = [self.held, self.own, parts["auto"], *inputs]
         yield gr.on(
             [parts["run"].click, parts["target"].submit, parts["neutral"].submit],
             run, inputs, self.outputs, **self.job,
@@ -333,10 +343,15 @@ class _Page:
             EXAMPLES.__getitem__, parts["samples"], parts["target"], **QUIET
         )
         yield picked.success(run, inputs, self.outputs, **self.job)
-        training = [parts["model"], parts["target"], parts["neutral"], parts["train_steps"]]
+        words = [parts["target"], parts["neutral"]]
+        training = [self.own, parts["model"], *words, parts["train_steps"]]
         trained = parts["train"].click(self._train, training, self.outputs, **self.job)
         yield trained
         yield trained.success(run, inputs, self.outputs, **self.job)
+        loading = [self.own, parts["model"], parts["load_mapper"]]
+        loaded = parts["load_mapper"].upload(self._load, loading, self.outputs, **self.job)
+        yield loaded
+        yield loaded.success(run, inputs, self.outputs, **self.job)
 
     def _shown(self, events: Iterator[Any], wish: Wish) -> Iterator[Update]:
         for event in events:
@@ -374,8 +389,10 @@ class _Page:
         }
 
     @explained
-    def _train(self, model: str, target: str, neutral: str, steps: float) -> Iterator[Update]:
-        """Train a mapper, keep it, and choose it in the list."""
+    def _train(
+        self, own: OwnMappers, model: str, target: str, neutral: str, steps: float
+    ) -> Iterator[Update]:
+        """Train a mapper, keep it for this session, and choose it in the list."""
         kit, prompt = kit_of(self.kits, model), EditPrompt(target or "", neutral or "")
         steps = parse_whole(steps, what="The number of training steps")
         names = [kit.name, kit.clip]
@@ -390,11 +407,29 @@ class _Page:
                 shown = {self.panel: views.running(losses, event.preview)} if event.preview else {}
                 yield {self.status: badge.progress(event), **shown}
                 continue
-            name = kit.keep_mapper(event.result)
             yield {
-                self.status: badge.said(f"trained in {event.seconds:.0f} s and kept"),
-                self.parts["mapper"]: gr.update(choices=_mapper_choices(kit), value=name),
+                self.status: badge.said(f"trained in {event.seconds:.0f} s"),
+                **self._offered(own.with_mapper(event.result, model), kit),
             }
+
+    @explained
+    def _load(self, own: OwnMappers, model: str, path: str | None) -> Iterator[Update]:
+        """Read a mapper's file, keep it for this session, and choose it in the list."""
+        kit = kit_of(self.kits, model)
+        for event in ask(self.atelier, model, partial(session.read_mapper, path, model)):
+            if isinstance(event, Step):
+                yield {self.status: badge.progress(event)}
+                continue
+            mapper: Mapper = event.result
+            yield self._offered(own.with_mapper(mapper, model, Path(path or "").stem), kit)
+
+    def _offered(self, own: OwnMappers, kit: Kit) -> Update:
+        """The session with one more mapper, which is chosen."""
+        choices = _mapper_choices(own.kit(kit))
+        return {
+            self.own: own,
+            self.parts["mapper"]: gr.update(choices=choices, value=own.kept[-1].name),
+        }
 
     # ------------------------------------------------------------------------------ starts
 
@@ -544,18 +579,19 @@ class _Page:
         for name in METHODS.values():
             method.change(shown_if(name), method, parts[f"{name}_part"], **QUIET)
         method.change(shown_if("directions"), method, parts["beta_part"], **QUIET)
+        method.change(shown_if("mapper"), method, parts["Mapper"], **QUIET)
         method.change(_ends, method, self.strength, **QUIET)
         method.input(lambda name: STRENGTHS[name].first, method, self.strength, **QUIET)
 
         @explained
-        def suit(model: str) -> tuple[Any, ...]:
-            kit = kit_of(self.kits, model)
+        def suit(model: str, own: OwnMappers) -> tuple[Any, ...]:
+            kit = own.kit(kit_of(self.kits, model))
             choices = gr.update(choices=_mapper_choices(kit), value="")
             first = kit.optimization
             return choices, kit.mapper.steps, first.steps, first.l2, first.identity
 
         parts["model"].input(
-            suit, parts["model"],
+            suit, [parts["model"], self.own],
             [parts[name] for name in ("mapper", "train_steps", "steps", "l2", "identity")],
             **QUIET,
         )  # fmt: skip
@@ -664,7 +700,14 @@ class _Page:
                 raise InputError("There is no picture yet; press Edit or choose a face.")
             return session.save_latent(_at(held, strength, beta), held.model), gr.skip()
 
+        @explained
+        def mapper(own: OwnMappers, model: str, name: str, target: str) -> Any:
+            kit = own.kit(kit_of(self.kits, model))
+            return session.save_mapper(kit.mapper_for(name or "", target or "")), gr.skip()
+
         downloads.makes(self.parts["Latent"], latent, self.sliders, self.status, PROMPT)
+        chosen = [self.own, *(self.parts[name] for name in ("model", "mapper", "target"))]
+        downloads.makes(self.parts["Mapper"], mapper, chosen, self.status, PROMPT)
         jobs: dict[str, Callable[..., Job[str]]] = {
             "PNG": _save_png, "JSON": _save_json, "Sweep (MP4)": partial(_save_sweep, "mp4"),
             "Sweep (GIF)": partial(_save_sweep, "gif"),

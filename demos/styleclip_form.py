@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from gradio.utils import get_upload_folder
 
@@ -201,11 +201,16 @@ def read_upload(path: str | None) -> bytes:
     Raises:
         InputError: there is none. A path that is no upload is none: it may be anybody's file.
     """
-    uploads = Path(get_upload_folder()).resolve()
-    if not path or not Path(path).is_file() or uploads not in Path(path).resolve().parents:
+    if not is_upload(path):
         raise InputError("Give a seed, a whole number, or upload a latent file saved by this tab.")
     with Path(path).open("rb") as file:
         return file.read(MAX_BYTES + 1)
+
+
+def is_upload(path: str | None) -> TypeGuard[str]:
+    """Whether a path is that of an uploaded file, and no way out of Gradio's folder."""
+    uploads = Path(get_upload_folder()).resolve()
+    return path is not None and Path(path).is_file() and uploads in Path(path).resolve().parents
 
 
 def parse_strength(value: float | None, method: str) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from models.errors import InputError, WeightsError
 from models.styleclip.derivative import ProbeSettings
 from models.styleclip.directions import FEW_CHANNELS, MANY_CHANNELS
 from models.styleclip.identity import AvatarIdentity, FaceIdentity
-from models.styleclip.mapper import Mapper, MapperInfo, load_mapper, mapper_info, save_mapper
+from models.styleclip.mapper import Mapper, MapperInfo, load_mapper, mapper_info
 from models.styleclip.mapper_training import MapperSettings
 from models.styleclip.optimization import Identity, OptimizationSettings
 from models.styleclip.prompt import EditPrompt
@@ -24,7 +22,6 @@ from models.weights import Embedded, Own
 
 FIRST = "stylegan2-mini"
 TASK = "stylegan"
-MAX_TRAINED = 50  # mappers kept of each generator; the oldest goes
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class Kit:
         folder: where the measured table (`fs3.safetensors`, `fs3.npy`) and `mappers/` lie.
         optimization, mapper, probes: settings to begin with.
         few: auto-beta keeps more channels than this.
+        own: one visitor's mappers by name, in that visitor's copy of the kit alone.
     """
 
     row: ModelRow
@@ -53,6 +51,7 @@ class Kit:
     mapper: MapperSettings
     probes: ProbeSettings
     few: int = FEW_CHANNELS
+    own: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -60,15 +59,9 @@ class Kit:
 
     @property
     def mappers(self) -> dict[str, Path]:
-        """Mappers by name: those that came with the generator, then those trained here."""
-        folders = (self.folder / "mappers", self._trained)
-        return {
-            path.stem: path for folder in folders for path in sorted(folder.glob("*.safetensors"))
-        }
-
-    @property
-    def _trained(self) -> Path:
-        return weights.cache_directory() / "mappers" / re.sub(r"[^\w.-]+", "_", self.name)
+        """Mappers by name: those that came with the generator, then the visitor's own."""
+        shipped = sorted((self.folder / "mappers").glob("*.safetensors"))
+        return {**{path.stem: path for path in shipped}, **self.own}
 
     def mapper_titles(self) -> list[tuple[str, str]]:
         """What each mapper was trained for, and its name; files that are none are left out."""
@@ -105,21 +98,8 @@ class Kit:
         there = f"there are mappers for {words}" if words else "none is here yet"
         raise InputError(
             f"No mapper was trained for “{(name or target)[:60]}” with {self.row.title}; {there}; "
-            "choose one or train one."
+            "choose, load or train one."
         )
-
-    def keep_mapper(self, mapper: Mapper) -> str:
-        """Save a mapper that was trained here, and return its name; same words, same file."""
-        prompt = mapper.info.prompt
-        assert prompt is not None, "a mapper is trained for words"
-        words = re.sub(r"[^a-z0-9]+", "-", prompt.target.casefold()).strip("-")[:40]
-        texts = f"{prompt.target}\n{prompt.neutral}".encode()
-        name = f"{words or 'mapper'}-{hashlib.sha256(texts).hexdigest()[:6]}"
-        save_mapper(mapper, self._trained / f"{name}.safetensors")
-        kept = sorted(self._trained.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-        for path in kept[:-MAX_TRAINED]:
-            path.unlink(missing_ok=True)
-        return name
 
     def identity(self, clip: ClipEncoder, prompt: EditPrompt, network: Any) -> Identity:
         """What should stay when a picture is edited with these words."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from demos.styleclip_form import STRENGTHS, Start, Wish
+from demos.styleclip_form import STRENGTHS, Start, Wish, is_upload
+from demos.styleclip_kits import Kit
 from demos.styleclip_work import (
     Edit,
     Library,
@@ -28,11 +30,16 @@ from models.clip.encoder import ClipEncoder
 from models.errors import InputError
 from models.jobs import Job, Step
 from models.styleclip.directions import LayerActivity
+from models.styleclip.mapper import Mapper, load_mapper, mapper_bytes
+from models.styleclip.prompt import EditPrompt
 from models.stylegan.generator import Generator
 from models.stylegan.latent import MAX_BYTES, Latent
+from models.weights import MB
 
 STEM = "styleclip"
 MAX_PLACES = 24
+MAX_MAPPERS = 8
+MAX_MAPPER_BYTES = 30 * MB  # one of StyleSpace for 1024 px has 24 MB in float16
 THUMB_SIDE = 160
 
 
@@ -132,6 +139,83 @@ class Held:
         """Standing at another place of the history."""
         asked = (self.places[at].model, *self.asked[1:])
         return replace(self, at=at, start=start, made=None, asked=asked)
+
+
+# --------------------------------------------------------------------------------------- mappers
+
+
+@dataclass(frozen=True)
+class OwnMapper:
+    """A mapper that a visitor trained or loaded; its weights lie in the file `path`."""
+
+    model: str
+    name: str
+    path: Path
+    prompt: EditPrompt | None
+
+    def replaced_by(self, other: OwnMapper) -> bool:
+        same_words = self.prompt is not None and self.prompt == other.prompt
+        return self.model == other.model and (self.name == other.name or same_words)
+
+
+@dataclass(frozen=True)
+class OwnMappers:
+    """A visitor's mappers of all generators, oldest first, at most `MAX_MAPPERS`.
+
+    No list but this session's knows their files.
+    """
+
+    kept: tuple[OwnMapper, ...] = ()
+
+    def with_mapper(self, mapper: Mapper, model: str, words: str = "mapper") -> OwnMappers:
+        """One more behind the others; of two for the same words the later stays.
+
+        Args:
+            words: what to name it after where it has no prompt.
+        """
+        path, prompt = Path(save_mapper(mapper)), mapper.info.prompt
+        slug = re.sub(r"[^a-z0-9]+", "-", (prompt.target if prompt else words).casefold())
+        name = f"{slug.strip('-')[:40] or 'mapper'}-{path.parent.name[:8]}"
+        new = OwnMapper(model, name, path, prompt)
+        others = (own for own in self.kept if not own.replaced_by(new))
+        return OwnMappers((*others, new)[-MAX_MAPPERS:])
+
+    def kit(self, kit: Kit) -> Kit:
+        """The kit as this visitor sees it."""
+        return replace(kit, own={own.name: own.path for own in self.kept if own.model == kit.name})
+
+
+def save_mapper(mapper: Mapper) -> str:
+    """Path of a safetensors file with the prompt inside, that the tab reads again."""
+    return downloads.save_file(mapper_bytes(mapper), f"{STEM}-mapper.safetensors")
+
+
+def read_mapper(path: str | None, model: str, generator: Generator) -> Job[Mapper]:
+    """An uploaded mapper, ours or the authors', if it fits the generator.
+
+    Raises:
+        InputError: there is none, it is too large, or another generator's.
+        WeightsError: it is damaged, no mapper, or a pickle that asks for more than tensors.
+    """
+    if not is_upload(path):
+        raise InputError("Upload a mapper: a .safetensors saved by this tab, or a released .pt.")
+    size = Path(path).stat().st_size
+    if size > MAX_MAPPER_BYTES:
+        raise InputError(
+            f"This mapper has {size / MB:,.0f} MB, more than the {MAX_MAPPER_BYTES / MB:.0f} MB "
+            "allowed; of a released checkpoint save only the tensors under “mapper.”."
+        )
+    yield Step(0.5, "Reading the mapper")
+    mapper = load_mapper(Path(path))
+    origin = mapper.info.generator
+    if origin not in ("", model):
+        raise InputError(
+            f"This mapper was trained for the generator “{origin[:60]}”, not for “{model}”; "
+            "choose that generator, or another mapper."
+        )
+    mapper.check(generator)
+    mapper.info = replace(mapper.info, generator=model, rows=generator.rows)
+    return mapper
 
 
 # ---------------------------------------------------------------------------------- carrying out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,17 +15,29 @@ import gradio as gr
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import app
 from demos import styleclip, styleclip_session
 from demos import styleclip_views as views
 from demos.styleclip_form import MAX_SEED, STRENGTHS, Form, Start, read_form, read_start
-from demos.styleclip_kits import MAX_TRAINED, Kit, kits
-from demos.styleclip_session import MAX_PLACES, Held, Outcome, Place, carry_out, open_seed
+from demos.styleclip_kits import Kit, kits
+from demos.styleclip_session import (
+    MAX_MAPPERS,
+    MAX_PLACES,
+    Held,
+    Outcome,
+    OwnMappers,
+    Place,
+    carry_out,
+    open_seed,
+    read_mapper,
+    save_mapper,
+)
 from demos.styleclip_work import Library, Line, activity, find_people, invert_photo, render
 from demos.ui import downloads
 from demos.ui.settings import Settings
-from models.errors import InputError
+from models.errors import AtelierError, InputError
 from models.jobs import run_to_end
 from models.styleclip.mapper import Mapper, MapperInfo, new_mapper
 from models.styleclip.prompt import EditPrompt
@@ -261,50 +275,127 @@ def test_a_picture_without_a_face_is_refused() -> None:
         run_to_end(find_people(Image.new("RGB", (64, 64), "teal")))
 
 
-# ------------------------------------------------------------------------------- mappers kept
+# ------------------------------------------------------------------------------ own mappers
 
 
-def trained(generator: Generator, target: str) -> Mapper:
-    info = MapperInfo(EditPrompt(target, "a person"), MINI, generator.rows)
+def trained(generator: Generator, target: str, model: str = MINI) -> Mapper:
+    info = MapperInfo(EditPrompt(target, "a person"), model, generator.rows)
     return new_mapper(generator, "single", info=info)
 
 
-def test_a_trained_mapper_is_kept_and_offered(there: dict[str, Kit], generator: Generator) -> None:
-    kit = there[MINI]
-    assert kit.mapper_titles() == [(LEARNED.target, "hat")]
-    name = kit.keep_mapper(trained(generator, EVIL))
-    assert kit.keep_mapper(trained(generator, EVIL)) == name  # the same words, the same file
-    assert kit.mapper_titles() == [(LEARNED.target, "hat"), (EVIL, name)]
-    assert kit.mapper_for("", EVIL.upper()).info.prompt.target == EVIL
-    assert kit.mapper_for(name, "other words").info.prompt.target == EVIL
-    with pytest.raises(InputError, match="No mapper was trained for “a boat”"):
-        kit.mapper_for("", "a boat")
+def upload(source: Path) -> str:
+    """The file as if it had been uploaded."""
+    return downloads.save_file(source.read_bytes(), source.name)
 
 
-def test_kept_mappers_are_bounded(there: dict[str, Kit], generator: Generator) -> None:
-    for number in range(MAX_TRAINED + 2):
-        there[MINI].keep_mapper(trained(generator, f"a person number {number}"))
-    assert len(there[MINI].mappers) == MAX_TRAINED + 1  # with the one that came along
+def loaded(path: str | None, generator: Generator) -> Mapper:
+    return run_to_end(read_mapper(path, MINI, generator))
 
 
-def test_a_broken_mapper_is_left_out_of_the_list(
+def test_a_trained_mapper_is_offered_in_its_own_session_only(
+    there: dict[str, Kit], generator: Generator, clip: Any, cache: Path
+) -> None:
+    form = replace(FORM, method="mapper", target=EVIL.upper())
+    wish, shipped = read_form(form, there), (LEARNED.target, "hat")
+    mine = OwnMappers().with_mapper(trained(generator, EVIL), MINI)
+    hers = OwnMappers().with_mapper(trained(generator, "a boat"), MINI)
+    for own, title in ((mine, EVIL), (hers, "a boat")):
+        assert own.kit(wish.kit).mapper_titles() == [shipped, (title, own.kept[0].name)]
+    assert mine.kit(replace(wish.kit, row=replace(wish.kit.row, name="other"))).own == {}
+    seen = replace(wish, kit=mine.kit(wish.kit))
+    found = run_to_end(carry_out(seen, ASKED, None, Library(), generator, clip))
+    assert any(layer.channels for layer in found.layers)
+    for kit in (hers.kit(wish.kit), there[MINI]):  # another visitor's, and the endpoint's
+        assert EVIL not in str(kit.mapper_titles())
+        for name, target in (("", EVIL), (mine.kept[0].name, "a boat")):
+            with pytest.raises(InputError, match="No mapper was trained for"):
+                kit.mapper_for(name, target)
+    assert list(cache.rglob("*")) == []
+
+
+def test_own_mappers_are_bounded_and_words_are_kept_once(generator: Generator) -> None:
+    own = OwnMappers()
+    for number in range(MAX_MAPPERS + 2):
+        own = own.with_mapper(trained(generator, f"number {number}"), MINI)
+    assert [m.prompt.target for m in own.kept] == [f"number {n}" for n in range(2, MAX_MAPPERS + 2)]
+    again = own.with_mapper(trained(generator, "number 4"), MINI)
+    assert len(again.kept) == MAX_MAPPERS
+    assert again.kept[-1].prompt.target == "number 4"
+    assert again.kept[-1].path != own.kept[2].path
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+def test_a_mapper_is_saved_and_loaded_again(
+    kind: str, there: dict[str, Kit], generator: Generator, tmp_path: Path
+) -> None:
+    mapper = trained(generator, "a boat")
+    path = save_mapper(mapper)
+    if kind == "pt":  # as the authors save theirs
+        state = {f"mapper.{key}": tensor for key, tensor in mapper.state_dict().items()}
+        torch.save({"state_dict": state, "opts": {"description": "a boat"}}, tmp_path / "boat.pt")
+        path = upload(tmp_path / "boat.pt")
+    own = OwnMappers().with_mapper(loaded(path, generator), MINI)
+    again = own.kit(there[MINI]).mapper_for("", "A Boat")
+    assert again.info == MapperInfo(
+        EditPrompt("a boat", "a person" if kind == "safetensors" else ""), MINI, generator.rows
+    )
+    for key, tensor in mapper.state_dict().items():
+        assert torch.equal(again.state_dict()[key], tensor.half().float())
+
+
+def test_a_mapper_without_words_is_called_after_its_file(
     there: dict[str, Kit], generator: Generator
 ) -> None:
-    kit = there[MINI]
-    name = kit.keep_mapper(trained(generator, "a boat"))
-    kit.mappers[name].write_bytes(b"broken")
-    assert [name for _, name in kit.mapper_titles()] == ["hat"]
+    mapper = new_mapper(generator, "single", info=MapperInfo(None, MINI, generator.rows))
+    own = OwnMappers().with_mapper(mapper, MINI, "../Afro <b>")
+    name = own.kept[0].name
+    assert re.fullmatch(r"afro-b-[0-9a-f]{8}", name)
+    assert own.kit(there[MINI]).mapper_titles()[-1] == (name, name)
 
 
-def test_a_mapper_of_another_generator_is_refused(
-    there: dict[str, Kit], generator: Generator, clip: Any
-) -> None:
+class Payload:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch /tmp/tab-mapper-payload",)
+
+
+def other_generator() -> Generator:
     from models.stylegan.generator import GeneratorConfig
 
-    other = Generator(GeneratorConfig((8, 8, 8), latent_size=16, noise_size=16, mapping_layers=1))
-    there[MINI].keep_mapper(trained(other, "a boat"))
-    with pytest.raises(InputError, match="trained for"):
-        outcome(replace(FORM, method="mapper", target="a boat"), there, generator, clip)
+    return Generator(GeneratorConfig((8, 8, 8), latent_size=16, noise_size=16, mapping_layers=1))
+
+
+def test_files_that_are_no_fitting_mapper_are_refused(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile, broken, plain = (tmp_path / n for n in ("evil.pt", "b.safetensors", "p.safetensors"))
+    torch.save({"state_dict": {}, "opts": Payload()}, hostile)
+    broken.write_bytes(b"broken")
+    save_file({"a": torch.zeros(3)}, plain)
+    for path, sentence in (
+        (None, "Upload a mapper"),
+        ("/etc/passwd", "Upload a mapper"),
+        (upload(hostile), "could run code"),
+        (upload(broken), "not a whole safetensors file"),
+        (upload(plain), "no mapper of CLIP Atelier"),
+        (save_mapper(trained(generator, "a boat", "stylegan2-ffhq")), "choose that generator"),
+        (save_mapper(trained(other_generator(), "a boat")), "trained for"),
+    ):
+        with pytest.raises(AtelierError, match=sentence):
+            loaded(path, generator)
+    assert not Path("/tmp/tab-mapper-payload").exists()
+    monkeypatch.setattr(styleclip_session, "MAX_MAPPER_BYTES", 1000)
+    with pytest.raises(InputError, match="more than the 0 MB allowed"):
+        loaded(save_mapper(trained(generator, "a boat")), generator)
+
+
+def test_a_mapper_that_was_cleared_away_or_broken_is_left_out_of_the_list(
+    there: dict[str, Kit], generator: Generator
+) -> None:
+    own = OwnMappers().with_mapper(trained(generator, "a boat"), MINI)
+    own.kept[0].path.unlink()
+    assert [name for _, name in own.kit(there[MINI]).mapper_titles()] == ["hat"]
+    with pytest.raises(InputError, match="choose, load or train one"):
+        own.kit(there[MINI]).mapper_for(own.kept[0].name, "")
 
 
 # --------------------------------------------------------------------------------- the history
