@@ -121,6 +121,7 @@ def _kit(row: ModelRow, catalog: Mapping[str, ModelRow]) -> Kit:
             row, clip="clip-portraits", encoder=_present("e4e-mini", catalog), faces=False,
             face_network=None, folder=_folder(row), optimization=OptimizationSettings.mini(),
             mapper=MapperSettings.mini(), probes=ProbeSettings(images=8, probes=32),
+            few=MANY_CHANNELS,
         )  # fmt: skip
     ffhq = "ffhq" in row.name.lower()  # an own file of these faces wants them cut out, too
     return Kit(

@@ -81,6 +81,16 @@ class Part(nn.Module):
         return moved
 
 
+@torch.no_grad()
+def amplify(mapper: Mapper, factor: float) -> None:
+    """Make M(w) `factor` times as large, in place; exact, as leaky ReLU is homogeneous."""
+    for module in mapper.modules():
+        if isinstance(module, Part):
+            last: Any = module.mapping[-1]
+            last.weight.mul_(factor)
+            last.bias.mul_(factor)
+
+
 class Mapper(nn.Module, ABC):
     """M of w' = w + 0.1 M(w); `make_mapper` finds the right kind for its parts.
 

@@ -12,10 +12,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 import demos.styleclip
+from models.styleclip.mapper import load_mapper
 from models.stylegan.latent import Latent
 from tests.models.styleclip.edit_support import quiet_generator
 from tests.styleclip_tab_support import MINI, Slow, furnish, slow_generator, tiny_registry
@@ -157,6 +159,57 @@ def test_a_mapper_is_applied_and_another_one_trained(served: Any, open_page: Any
     press(page, "Train for these words")
     expect(page.get_by_role("combobox", name="Mapper")).to_have_value("a person with a kite")
     expect(page.locator(".atelier-badge")).to_contain_text("Tiny")  # and edited with at once
+
+
+def test_a_trained_mapper_is_its_visitors_alone_and_travels_as_a_file(
+    served: Any, open_page: Any, tmp_path: Path
+) -> None:
+    words = "a person with a secret"
+
+    def visit() -> Page:
+        page, _ = open_page(served.url)
+        expect(page.get_by_role("button", name="Mapper", exact=True)).to_be_hidden()
+        page.get_by_label("Mapper", exact=True).first.check()
+        return page
+
+    def load(page: Page, file: Path) -> None:
+        page.locator("input[type=file][accept*='.pt']").set_input_files(file)
+
+    def offered(page: Page) -> list[str]:
+        page.get_by_role("combobox", name="Mapper").click()
+        expect(page.get_by_role("option").first).to_be_visible()
+        titles = [title.strip() for title in page.get_by_role("option").all_inner_texts()]
+        page.keyboard.press("Escape")
+        page.get_by_role(
+            "textbox", name=re.compile("^Target")
+        ).click()  # an open list hears nothing
+        return titles
+
+    mine = visit()
+    mine.get_by_role("textbox", name=re.compile("^Target")).fill(words)
+    mine.get_by_label("Training steps").fill("2")
+    press(mine, "Train for these words")
+    chosen = mine.get_by_role("combobox", name="Mapper")
+    expect(chosen).to_have_value(words)
+    expect(mine.locator(".atelier-badge")).to_contain_text("Tiny")
+    saved = tmp_path / "mine.safetensors"
+    saved.write_bytes(download(mine, "Mapper"))
+
+    other = visit()
+    assert not any(words in title for title in offered(other))
+    load(other, saved)
+    expect(other.get_by_role("combobox", name="Mapper")).to_have_value(words)
+    expect(other.locator(".atelier-badge")).to_contain_text("Tiny")
+    again = tmp_path / "again.safetensors"
+    again.write_bytes(download(other, "Mapper"))  # safetensors orders metadata as it likes
+    mappers = [load_mapper(path) for path in (saved, again)]
+    assert mappers[0].info == mappers[1].info
+    assert mappers[0].info.prompt.target == words
+    states = [mapper.state_dict() for mapper in mappers]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    (tmp_path / "bad.safetensors").write_bytes(b"bad")
+    load(other, tmp_path / "bad.safetensors")
+    expect(other.locator(".toast-body")).to_contain_text("not a whole safetensors file")
 
 
 def test_faces_are_chosen_and_pictures_of_ones_own_inverted(

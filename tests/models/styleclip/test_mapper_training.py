@@ -122,6 +122,19 @@ def test_steps_show_the_losses_and_held_out_pictures(generator: Generator) -> No
     assert below[0] != below[1]
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_gain_multiplies_what_the_finished_mapper_does(
+    generator: Generator, variant: str
+) -> None:
+    settings = replace(QUICK, variant=variant, steps=3)
+    plain = trained(generator, settings)
+    louder = trained(generator, replace(settings, gain=2.0))
+    latent = Latent.from_seed(generator, 5)
+    edited = [apply_mapper(m, generator, latent, k) for m, k in ((plain, 2.0), (louder, 1.0))]
+    for ours, theirs in zip(*(e.styles(generator) for e in edited), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 def test_closing_stops_the_work(generator: Generator) -> None:
     clip = LinearClip()
     job = train_mapper(generator, clip, PROMPT, QUICK)
