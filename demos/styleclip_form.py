@@ -23,7 +23,7 @@ METHODS = {
     "Optimise": "optimization",
 }
 SOURCES = {"Automatic": "auto", "Measured table": "table", "Gradient, any words": "gradient"}
-SPACE_TITLES = {"W+": "w_plus", "StyleSpace": "style_space"}
+SPACE_TITLES = {"W": "w", "W+": "w_plus", "StyleSpace": "style_space"}
 MAX_SEED = 2**32 - 1
 MAX_PSI = 1.5
 MAX_BETA = 1.0
