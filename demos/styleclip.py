@@ -191,9 +191,9 @@ def _build_stage() -> dict[str, Any]:
     with gr.Row(equal_height=True) as beta_part:
         beta = slider(
             BETA.low, BETA.high, BETA.first, step=BETA.step, label="Disentanglement", scale=4,
-            min_width=260, info="Higher changes fewer channels.",
+            min_width=170, info="Higher changes fewer channels.",
         )  # fmt: skip
-        auto = gr.Checkbox(True, label="Automatic for new words", min_width=120, scale=1)
+        auto = gr.Checkbox(True, label="Automatic", min_width=130, scale=1)
     with gr.Row(elem_classes="atelier-tools"):
         tools = {
             name: gr.Button(name, size="sm", min_width=70)

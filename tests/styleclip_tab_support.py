@@ -19,12 +19,13 @@ from models.styleclip.directions import channel_count, measure_statistics
 from models.styleclip.fs3 import Fs3
 from models.styleclip.mapper import MapperInfo, new_mapper, save_mapper
 from models.styleclip.prompt import EditPrompt
+from models.stylegan.e4e import E4e, E4eConfig
 from models.stylegan.generator import Generator
 from models.weights import Embedded
 from tests.critic_support import tiny_encoder
 from tests.models.styleclip.edit_support import quiet_generator
 
-MINI, CLIP = "stylegan2-mini", "clip-portraits"
+MINI, CLIP, INVERTER = "stylegan2-mini", "clip-portraits", "e4e-mini"
 LEARNED = EditPrompt("a person with a hat", "a person")
 
 
@@ -61,12 +62,13 @@ def tiny_row(folder: Path, generator: Any, name: str = MINI) -> ModelRow:
 
 
 def tiny_registry(folder: Path, generator: Any = None, extra: Sequence[ModelRow] = ()) -> Registry:
-    """A registry that lends a tiny generator and CLIP and refuses every download."""
+    """A registry that lends a tiny generator, CLIP and inverter and refuses every download."""
     generator = generator or quiet_generator()
-    clip = encoder()
+    clip, inverter = encoder(), E4e(E4eConfig.tiny()).eval().requires_grad_(False)
     rows = {
         MINI: tiny_row(folder, generator),
         CLIP: replace(CATALOG[CLIP], load=lambda row, context: clip),
+        INVERTER: replace(CATALOG[INVERTER], load=lambda row, context: inverter),
     }
     return Registry({**CATALOG, **rows, **{r.name: r for r in extra}}, device="cpu", offline=True)
 

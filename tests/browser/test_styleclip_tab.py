@@ -110,7 +110,7 @@ def test_words_edit_and_the_picture_follows_the_slider(served: Any, open_page: A
     assert len(set(seen)) == 4
     expect(page.locator(".atelier-badge")).to_contain_text("ms")
 
-    auto = page.get_by_label("Automatic for new words")
+    auto = page.get_by_role("checkbox", name="Automatic")
     expect(auto).to_be_checked()
     number(page, "Disentanglement", 0.02)
     changed(page, seen[-1])
