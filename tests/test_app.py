@@ -19,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 import app
+from models.catalog import CATALOG
 from tests.conftest import Served
 from tests.demos.ui import tiny
 
@@ -285,6 +286,7 @@ def test_preloaded_models_are_warmed_by_their_own_tab(serve: Callable[..., Serve
 
     class Registry:
         device = "cpu"
+        catalog = CATALOG
 
         def preload(self, names: list[str]) -> None:
             loaded.extend(names)
