@@ -15,6 +15,7 @@ from models.clipdraw.config import RGB, WHITE
 from models.clipdraw.drawing import Drawing
 from models.clipdraw.strokes import Strokes
 from models.errors import InputError
+from models.film import gif, mp4
 from models.jobs import Job, Step
 
 STEM = "clipdraw"
@@ -136,7 +137,7 @@ def film(held: Held, what: str, kind: str) -> Job[str]:
         frames.append(frame)
         yield Step(min(0.9, len(frames) / FILM_FRAMES), "Collecting frames")
     yield Step(0.9, f"Writing the {kind.upper()}")
-    data = {"gif": export.gif, "mp4": export.mp4}[kind](frames, fps=MAKING_FPS)
+    data = {"gif": gif, "mp4": mp4}[kind](frames, fps=MAKING_FPS)
     return downloads.save_file(data, f"{STEM}-{what}.{kind}")
 
 

@@ -18,7 +18,7 @@ from demos.ui.model import ask, ran
 from demos.ui.tab import Atelier
 from demos.ui.text import parse_line, parse_number, parse_seed, parse_whole
 from models.catalog import row_of
-from models.clipdraw import export, svg
+from models.clipdraw import svg
 from models.clipdraw.config import MAX_STROKES
 from models.clipdraw.critic import Prompt
 from models.clipdraw.space import (
@@ -30,6 +30,7 @@ from models.clipdraw.space import (
     turntable,
 )
 from models.errors import InputError
+from models.film import gif, mp4
 from models.jobs import Job, Step
 
 STEM = "clipdraw-space"
@@ -174,7 +175,7 @@ def _film(drawing: SpaceDrawing, kind: str) -> Job[str]:
     for frame in turntable(drawing, FILM_FRAMES, FILM_SIDE):
         frames.append(frame)
         yield Step(0.9 * len(frames) / FILM_FRAMES, "Walking around it")
-    data = {"gif": export.gif, "mp4": export.mp4}[kind](frames, fps=FILM_FPS, hold_s=0.0)
+    data = {"gif": gif, "mp4": mp4}[kind](frames, fps=FILM_FPS, hold_s=0.0)
     return downloads.save_file(data, f"{STEM}.{kind}")
 
 

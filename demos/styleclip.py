@@ -618,7 +618,10 @@ class _Page:
         shown = [self.compare, self.panel, self.status]
         for moved in (self.strength, self.beta):
             moved.input(live, self.sliders, shown, **LIVE)
-            moved.release(self._full, self.sliders, self.outputs, **self.job)
+            # A slider let go while the last picture is still being made: its new place counts.
+            moved.release(
+                self._full, self.sliders, self.outputs, trigger_mode="always_last", **self.job
+            )
 
     def _glance(self, held: Held, latent: Latent) -> tuple[Image.Image, str]:
         """Picture and layers of an edit, quickly."""

@@ -151,7 +151,7 @@ def checked(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
         check_film(count, size)
         yield on_white(frame)
     if size is None:
-        raise InputError("There is no frame to make a film of.")
+        raise InputError("There is no frame to make a film of; make a picture first.")
 
 
 def _hold(frames: Iterator[Image.Image], times: int) -> Iterator[Image.Image]:

@@ -36,7 +36,7 @@ from models.stylegan.checkpoints import load_generator
 from models.stylegan.e4e import E4e, E4eConfig, save_e4e
 from models.stylegan.generator import Generator, GeneratorConfig, to_pixels
 from models.stylegan.inversion import latent_spread, psnr
-from training.world import avatars
+from training.stylegan import Pairs, draw_pairs
 
 UNSEEN_SEED = (
     9_000_001  # training draws with seeds from plan.seed * 10**6 on, evaluation with others
@@ -85,16 +85,6 @@ class InverterTraining:
         return InverterTraining(drawn=2, made=1, mixed=1, code_steps=4, picture_steps=4)
 
 
-def draw_avatars(count: int, seed: int, size: int) -> tuple[Tensor, Tensor]:
-    """Latents (N, 64) of length sqrt(64), as the generator sees them, and the drawn pictures
-    (N, 3, size, size) in [-1, 1]."""
-    z = np.random.default_rng(seed).standard_normal((count, avatars.LATENT_SIZE))
-    z /= np.sqrt((z**2).mean(axis=1, keepdims=True))
-    drawn = torch.from_numpy(avatars.draw_batch(avatars.latent_to_attributes(z), size))
-    pictures = drawn.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return torch.from_numpy(z).float(), pictures
-
-
 class Trainer:
     """The encoder, its average and optimiser, the frozen generator, and where the run stands.
 
@@ -127,15 +117,15 @@ class Trainer:
         self.optimizer = torch.optim.Adam([{"params": rest}, {"params": heads}], betas=(0.9, 0.99))
         self.layers = ClipLayers(load_mini(ASSETS / "clip-mini", device, torch.float32))
         self.step, self.seconds = 0, 0.0
-        self.unseen = draw_avatars(32, UNSEEN_SEED, generator.size)[1].to(device)
+        self.unseen = draw_pairs(32, UNSEEN_SEED, generator.size).pictures.to(device)
 
     # --------------------------------------------------------------------------- the pictures
 
-    def batch(self, step: int, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, drawn: Pairs) -> tuple[Tensor, Tensor]:
         """Pictures (B, 3, H, W) and their codes (B, rows, D): drawn, made and mixed ones."""
         plan, generator = self.plan, self.generator
         random = torch.Generator().manual_seed(plan.seed * 10**6 + step)
-        z, pictures = (part.to(self.device) for part in drawn)
+        z, pictures = drawn.z.to(self.device), drawn.pictures.to(self.device)
         if step < plan.code_steps:
             pictures = pictures.contiguous(memory_format=torch.channels_last)
             return pictures, generator.broadcast(generator.mapping(z))
@@ -162,8 +152,8 @@ class Trainer:
 
     # ------------------------------------------------------------------------------- learning
 
-    def learn(self, drawn: tuple[Tensor, Tensor]) -> dict[str, float]:
-        """One step on avatars of `draw_avatars` and on pictures that the generator makes."""
+    def learn(self, drawn: Pairs) -> dict[str, float]:
+        """One step on drawn avatars and on pictures that the generator makes."""
         plan = self.plan
         pictures, codes = self.batch(self.step, drawn)
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -227,8 +217,8 @@ class Trainer:
                 self.seconds += time.monotonic() - began
                 yield told
 
-    def _draw(self, step: int) -> tuple[Tensor, Tensor]:
-        return draw_avatars(
+    def _draw(self, step: int) -> Pairs:
+        return draw_pairs(
             self.plan.avatars(step), self.plan.seed * 10**6 + step, self.generator.size
         )
 

@@ -31,6 +31,7 @@ from models.stylegan.inversion import InversionSettings, invert
 from training.avatar_judge import as_tensor, load_judge
 from training.avatar_judge import measure as measure_readings
 from training.clip_evaluation import Figure, features
+from training.stylegan import latent_batch
 from training.world import avatars
 
 GENERATOR = "model.safetensors"
@@ -42,13 +43,6 @@ BATCH = 50
 
 
 # -------------------------------------------------------------------------------------- pictures
-
-
-def latents(count: int, seed: int) -> NDArray[np.float64]:
-    """(count, 64) random z of length sqrt(64), to which the generator brings every z."""
-    z = np.random.default_rng(seed).standard_normal((count, avatars.LATENT_SIZE))
-    length: NDArray[np.float64] = np.linalg.norm(z, axis=1, keepdims=True)
-    return z * (math.sqrt(avatars.LATENT_SIZE) / length)
 
 
 @torch.inference_mode()
@@ -107,7 +101,7 @@ def distances(
             yield avatars.draw_batch(looks, generator.size)
 
     pieces = max(1, count // 500)
-    made = (generate(generator, z) for z in np.array_split(latents(count, SEED + 2), pieces))
+    made = (generate(generator, z) for z in np.array_split(latent_batch(count, SEED + 2), pieces))
     first, second, ours = (
         _looked_at(encoders, some) for some in (sampled(SEED), sampled(SEED + 1), made)
     )
@@ -188,7 +182,7 @@ def read_outs(
         _seen(encoder, avatars.draw_batch(chosen, generator.size)), chosen
     )
     names = sorted(on_drawn, key=on_drawn.__getitem__, reverse=True)[:strongest]
-    z = latents(count, SEED + 4)
+    z = latent_batch(count, SEED + 4)
     looks, pictures = avatars.latent_to_attributes(z), generate(generator, z)
     found = questions.agreement(_seen(encoder, pictures), looks)
     ceiling = questions.agreement(_seen(encoder, avatars.draw_batch(looks, generator.size)), looks)
@@ -298,7 +292,7 @@ def evaluate(directory: Path) -> Iterator[Figure]:
         for name in ("clip-mini", "clip-judge")
     )
     rows = []
-    for z in np.split(latents(20, SEED + 6), 2):
+    for z in np.split(latent_batch(20, SEED + 6), 2):
         drawn = avatars.draw_batch(avatars.latent_to_attributes(z), generator.size)
         rows += [generate(generator, z), drawn]
     contact_sheet(rows).save(SHEET, quality=88)

@@ -1,23 +1,17 @@
-"""A drawing to take away: picture, PDF, film, SVG that draws itself, JSON.
+"""A drawing to take away: picture, PDF, SVG that draws itself, JSON, and the frames of a film.
 
-SVG as such is in `svg`. Films take any PIL frames: those of a run, or `painting`, which shows the
-strokes laid down one after the other.
+SVG as such is in `svg`. `models.film` makes films of any frames: those of a run, or `painting`, which
+shows the strokes laid down one after the other.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-import imageio.v2 as imageio
-import numpy as np
 import torch
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
@@ -27,17 +21,13 @@ from matplotlib.transforms import Affine2D
 from PIL import Image
 
 from models.errors import InputError
-from models.pictures import on_white
+from models.film import MAX_FRAMES, check_film
 
 from . import svg
 from .config import WHITE
 from .plain import DEFAULT_LIMITS, MAX_SIDE, Limits, Row, check, check_size, from_rows, to_rows
 from .rasterizer import onto, render, to_picture
 from .strokes import Strokes
-
-MAX_FRAMES = 600
-MAX_FILM_PIXELS = 2**27  # of all frames together: 600 of 472 x 472, or 128 of 1024 x 1024
-
 
 # --------------------------------------------------------------------------------- pictures
 
@@ -77,14 +67,14 @@ def painting(
 
     Raises:
         InputError: as `picture`, for frames outside 1 to `MAX_FRAMES`, and for more than
-            `MAX_FILM_PIXELS` in all; before anything is drawn.
+            `film.MAX_FILM_PIXELS` in all; before anything is drawn.
     """
     check(strokes)
     if not 1 <= frames <= MAX_FRAMES:
         raise InputError(f"A film has 1 to {MAX_FRAMES} frames, not {frames}.")
     count = max(1, min(frames, len(strokes)))
     scaled = _scaled(strokes, side).detach()
-    _check_film(count, scaled.canvas)
+    check_film(count, scaled.canvas)
     return _paint(scaled, count, background)
 
 
@@ -103,130 +93,6 @@ def _scaled(strokes: Strokes, side: int | None) -> Strokes:
     if not 1 <= wanted <= MAX_SIDE:
         raise InputError(f"A picture has 1 to {MAX_SIDE} pixels on its longer side, not {wanted}.")
     return strokes if side is None else strokes.scaled(side / max(strokes.canvas))
-
-
-# --------------------------------------------------------------------------------- films
-
-
-def gif(frames: Iterable[Image.Image], *, fps: float = 12.5, hold_s: float = 2.0) -> bytes:
-    """An endlessly repeated GIF of frames of one size; transparent ones lie on white.
-
-    Args:
-        fps: frames a second, 1 to 50; GIF counts in hundredths of a second.
-        hold_s: seconds that the last frame stays, 0 to 30.
-
-    Raises:
-        InputError: no frame, too many or too large ones, different sizes, or numbers out of range.
-    """
-    _check_times(fps, hold_s)
-    checked = list(_checked(frames))
-    palette = _palette(checked)
-    indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in checked]
-    every, last = round(100 / fps) * 10, round(hold_s * 100) * 10  # ms
-    stream = io.BytesIO()
-    indexed[0].save(
-        stream,
-        "GIF",
-        save_all=True,
-        append_images=indexed[1:],
-        duration=[every] * (len(indexed) - 1) + [max(every, last)],
-        loop=0,
-    )
-    return stream.getvalue()
-
-
-def _palette(frames: Sequence[Image.Image]) -> Image.Image:
-    """The 256 colours of all frames, chosen from up to 9 spread over the film.
-
-    One palette and no dithering keep what does not move the same from frame to frame, so that
-    only what changes is stored: a tenth of the size that a palette for each frame takes. The most
-    frequent colour is in it as it is, since paper that is nearly white looks like a mistake.
-    """
-    spread = np.linspace(0, len(frames) - 1, min(9, len(frames))).round().astype(int)
-    pixels = np.concatenate([np.asarray(frames[index]).reshape(-1, 3) for index in spread])
-    sample = Image.fromarray(pixels[:: 1 + len(pixels) // 2**19][None])  # one row
-    indexed = sample.quantize(256, method=Image.Quantize.FASTOCTREE)
-    colors = np.array(indexed.getpalette() or [], dtype=np.int64).reshape(-1, 3)
-    frequent = np.array(max(sample.getcolors(sample.width) or [])[1])
-    # In place of its neighbour: of two that are close, Pillow may take the wrong one.
-    colors[((colors - frequent) ** 2).sum(1).argmin()] = frequent
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(colors.flatten().tolist())
-    return palette
-
-
-def mp4(frames: Iterable[Image.Image], *, fps: float = 25.0, hold_s: float = 2.0) -> bytes:
-    """An MP4 (H.264, plays everywhere) of frames of one size; transparent ones lie on white.
-
-    An odd side loses its last line of pixels, as the colour format wants even ones.
-
-    Args and errors as `gif`; a side of one pixel is refused, too.
-    """
-    _check_times(fps, hold_s)
-    held = _hold(_checked(frames), round(hold_s * fps))
-    first = next(held)
-    if min(first.size) < 2:
-        raise InputError("A film is at least two pixels wide and high; make the canvas larger.")
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "film.mp4"
-        writer: Any = imageio.get_writer(path, format="FFMPEG", **_h264(fps))
-        with writer:
-            for frame in chain([first], held):
-                writer.append_data(np.asarray(frame)[: first.height & ~1, : first.width & ~1])
-        return path.read_bytes()
-
-
-def _h264(fps: float) -> dict[str, Any]:
-    """Options for ffmpeg; colours are converted and labelled as BT.709, what players expect."""
-    convert = "scale=out_color_matrix=bt709:out_range=tv"
-    label = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
-    return {
-        "fps": fps,
-        "codec": "libx264",
-        "macro_block_size": 1,  # or imageio resizes to multiples of 16
-        "pixelformat": "yuv420p",
-        "quality": None,
-        "output_params": ["-vf", f"{convert},{label}", "-crf", "16", "-movflags", "+faststart"],
-    }
-
-
-def _check_times(fps: float, hold_s: float) -> None:
-    if not 1 <= fps <= 50:
-        raise InputError(f"A film has 1 to 50 frames a second, not {fps:g}.")
-    if not 0 <= hold_s <= 30:
-        raise InputError(f"The last frame can stay 0 to 30 seconds, not {hold_s:g}.")
-
-
-def _checked(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
-    """RGB frames, refused where a film gets too long, too large, or has no frame at all."""
-    size: tuple[int, int] | None = None
-    for count, frame in enumerate(frames, start=1):
-        size = size or frame.size
-        if frame.size != size:
-            raise InputError("The frames of a film have one size; scale them first.")
-        if count > MAX_FRAMES:
-            raise InputError(f"A film has at most {MAX_FRAMES} frames; take every second one.")
-        _check_film(count, size)
-        yield on_white(frame)
-    if size is None:
-        raise InputError("There is no frame to make a film of; draw something first.")
-
-
-def _check_film(count: int, size: tuple[int, int]) -> None:
-    if count * math.prod(size) > MAX_FILM_PIXELS:
-        raise InputError(
-            f"A film has at most {MAX_FILM_PIXELS / 1e6:.0f} million pixels in all its frames; "
-            "make it smaller or shorter."
-        )
-
-
-def _hold(frames: Iterator[Image.Image], times: int) -> Iterator[Image.Image]:
-    """The frames, the last one `times` times more."""
-    for frame in frames:
-        last = frame
-        yield frame
-    for _ in range(times):
-        yield last
 
 
 # --------------------------------------------------------------------------------- PDF

@@ -15,6 +15,7 @@ Fast without compiled extensions, by three choices:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -298,7 +299,118 @@ def enlarge(rgb: Tensor) -> Tensor:
     return F.conv_transpose2d(rgb, _fir(rgb), stride=2, padding=1, groups=rgb.shape[1])
 
 
-class Generator(nn.Module):
+class StyleGenerator(nn.Module, ABC):
+    """What every style generator offers, whoever trained it.
+
+    Attributes:
+        layout: the style vectors in the order of use.
+        rows: rows of W+.
+        mean_latent: (latent_size,), the mean of mapped z.
+    """
+
+    layout: tuple[StyleSlot, ...]
+    rows: int
+    mean_latent: Tensor
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Side of the picture, pixels."""
+
+    @property
+    @abstractmethod
+    def latent_size(self) -> int:
+        """Length of w."""
+
+    @property
+    @abstractmethod
+    def noise_size(self) -> int:
+        """Length of z."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean_latent.device
+
+    @abstractmethod
+    def mapping(self, z: Tensor) -> Tensor:
+        """(B, noise_size) standard normal -> (B, latent_size)."""
+
+    @abstractmethod
+    def styles(self, w_plus: Tensor) -> list[Tensor]:
+        """(B, rows, D) -> StyleSpace, one (B, slot.size) for every slot of `layout`."""
+
+    @abstractmethod
+    def stages(
+        self,
+        styles: Sequence[Tensor],
+        noise: Sequence[Tensor] | None = None,
+        start: Activations | None = None,
+    ) -> Iterator[Activations]:
+        """Synthesis, one layer at a time.
+
+        Args:
+            styles: StyleSpace, one (B, size) per slot; those before `start` are not read.
+            noise: as `fixed_noise`; None is the fixed noise, [] is none.
+            start: go on behind this layer.
+        """
+
+    def truncate(self, w: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
+        """w or W+ moved towards the mean latent: mean + psi * (w - mean).
+
+        Args:
+            w: (B, D) or (B, rows, D).
+            cutoff: only the first `cutoff` rows of W+; None is all.
+        """
+        moved = self.mean_latent + psi * (w - self.mean_latent)
+        return moved if cutoff is None else torch.cat([moved[:, :cutoff], w[:, cutoff:]], dim=1)
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        """(B, D) -> (B, rows, D), the same w for every layer."""
+        return w[:, None].expand(-1, self.rows, -1)
+
+    @torch.no_grad()
+    def measure_mean_latent(self, samples: int = MEAN_SAMPLES, seed: int = 0) -> Tensor:
+        """(D,) the mean of mapped z, for checkpoints that do not carry it."""
+        random = torch.Generator().manual_seed(seed)
+        z = torch.randn(samples, self.noise_size, generator=random)
+        return self.mapping(z.to(self.mean_latent)).mean(dim=0)
+
+    def synthesize(
+        self,
+        styles: Sequence[Tensor],
+        noise: Sequence[Tensor] | None = None,
+        start: Activations | None = None,
+        size: int | None = None,
+    ) -> Tensor:
+        """StyleSpace -> picture (B, 3, H, W), about [-1, 1], not clamped.
+
+        Args as `stages`; `size` stops at a lower resolution, for a preview.
+
+        Raises:
+            ValueError: `size` is no resolution of this generator, or lies before `start`.
+        """
+        end = self._last_layer(self.size if size is None else size)
+        for stage in self.stages(styles, noise, start):
+            if stage.index == end and stage.rgb is not None:
+                return self._picture(stage.rgb)
+        raise ValueError(f"Synthesis cannot start behind its end, layer {end}.")
+
+    def _picture(self, rgb: Tensor) -> Tensor:
+        """The sum of the ToRGB outputs -> (B, 3, H, W), about [-1, 1]."""
+        return rgb
+
+    def _last_layer(self, size: int) -> int:
+        for index, slot in enumerate(self.layout):
+            if slot.is_rgb and slot.resolution == size:
+                return index
+        raise ValueError(f"This generator has no resolution of {size} pixels.")
+
+    def forward(self, w_plus: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """(B, rows, D) -> picture (B, 3, H, W)."""
+        return self.synthesize(self.styles(w_plus), noise)
+
+
+class Generator(StyleGenerator):
     """z -> w -> W+ -> StyleSpace -> picture.
 
     Attributes:
@@ -308,8 +420,6 @@ class Generator(nn.Module):
         rows: rows of W+.
         mean_latent: (latent_size,), the mean of mapped z.
     """
-
-    mean_latent: Tensor
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -336,37 +446,12 @@ class Generator(nn.Module):
     def noise_size(self) -> int:
         return self.config.noise_size
 
-    @property
-    def device(self) -> torch.device:
-        return self.constant.device
-
     def mapping(self, z: Tensor) -> Tensor:
         """(B, noise_size) standard normal -> (B, latent_size)."""
         w = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + EPSILON)
         for layer in self.mapping_layers:
             w = layer(w)
         return w
-
-    def truncate(self, w: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
-        """w or W+ moved towards the mean latent: mean + psi * (w - mean).
-
-        Args:
-            w: (B, D) or (B, rows, D).
-            cutoff: only the first `cutoff` rows of W+; None is all.
-        """
-        moved = self.mean_latent + psi * (w - self.mean_latent)
-        return moved if cutoff is None else torch.cat([moved[:, :cutoff], w[:, cutoff:]], dim=1)
-
-    def broadcast(self, w: Tensor) -> Tensor:
-        """(B, D) -> (B, rows, D), the same w for every layer."""
-        return w[:, None].expand(-1, self.rows, -1)
-
-    @torch.no_grad()
-    def measure_mean_latent(self, samples: int = MEAN_SAMPLES, seed: int = 0) -> Tensor:
-        """(D,) the mean of mapped z, for checkpoints that do not carry it."""
-        random = torch.Generator().manual_seed(seed)
-        z = torch.randn(samples, self.noise_size, generator=random)
-        return self.mapping(z.to(self.constant)).mean(dim=0)
 
     def styles(self, w_plus: Tensor) -> list[Tensor]:
         """(B, rows, D) -> StyleSpace, one (B, slot.size) for every slot of `layout`."""
@@ -413,37 +498,6 @@ class Generator(nn.Module):
     def _constant(self, batch: int) -> Tensor:
         constant = self.constant.expand(batch, -1, -1, -1)  # (B, C, 4, 4)
         return constant.contiguous(memory_format=torch.channels_last)
-
-    def synthesize(
-        self,
-        styles: Sequence[Tensor],
-        noise: Sequence[Tensor] | None = None,
-        start: Activations | None = None,
-        size: int | None = None,
-    ) -> Tensor:
-        """StyleSpace -> picture (B, 3, H, W), about [-1, 1], not clamped.
-
-        Args as `stages`; `size` stops at a lower resolution, for a preview.
-
-        Raises:
-            ValueError: `size` is no resolution of this generator, or lies before `start`.
-        """
-        end = self._last_layer(size)
-        for stage in self.stages(styles, noise, start):
-            if stage.index == end and stage.rgb is not None:
-                return stage.rgb
-        raise ValueError(f"Synthesis cannot start behind its end, layer {end}.")
-
-    def _last_layer(self, size: int | None) -> int:
-        wanted = self.size if size is None else size
-        for index, slot in enumerate(self.layout):
-            if slot.is_rgb and slot.resolution == wanted:
-                return index
-        raise ValueError(f"This generator has no resolution of {size} pixels.")
-
-    def forward(self, w_plus: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
-        """(B, rows, D) -> picture (B, 3, H, W)."""
-        return self.synthesize(self.styles(w_plus), noise)
 
 
 def style_layout(config: GeneratorConfig) -> tuple[StyleSlot, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.errors import WeightsError
-from models.stylegan.generator import EPSILON, MEAN_SAMPLES, SLOPE, Activations, StyleSlot
+from models.stylegan.generator import EPSILON, SLOPE, Activations, StyleGenerator, StyleSlot
 from models.stylegan.strict import Tensors
 
 HEAD_SIZE = 64  # of its attention; their number follows from the shapes
@@ -161,7 +161,7 @@ def enlarge_rgb(rgb: Tensor) -> Tensor:
     return F.conv2d(padded, kernel, groups=rgb.shape[1])
 
 
-class LucidGenerator(nn.Module):
+class LucidGenerator(StyleGenerator):
     """z -> w -> W+ -> StyleSpace -> picture, as `Generator`.
 
     StyleSpace has three vectors per block (two convolutions, ToRGB), all from the block's row of
@@ -171,7 +171,6 @@ class LucidGenerator(nn.Module):
     Attributes: config, layout, rows, mean_latent as in `Generator`.
     """
 
-    mean_latent: Tensor
     noise: Tensor
     initial: nn.ConvTranspose2d
 
@@ -210,36 +209,12 @@ class LucidGenerator(nn.Module):
     def noise_size(self) -> int:
         return self.config.latent_size
 
-    @property
-    def device(self) -> torch.device:
-        return self.mean_latent.device
-
     def mapping(self, z: Tensor) -> Tensor:
         """(B, noise_size) standard normal -> (B, latent_size)."""
         w = F.normalize(z, dim=1)
         for layer in self.mapping_layers:
             w = layer(w)
         return w
-
-    def truncate(self, w: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
-        """w (B, D) or W+ (B, rows, D) moved towards the mean latent: mean + psi * (w - mean).
-
-        Args:
-            cutoff: only the first `cutoff` rows of W+; None is all.
-        """
-        moved = self.mean_latent + psi * (w - self.mean_latent)
-        return moved if cutoff is None else torch.cat([moved[:, :cutoff], w[:, cutoff:]], dim=1)
-
-    def broadcast(self, w: Tensor) -> Tensor:
-        """(B, D) -> (B, rows, D), the same w for every block."""
-        return w[:, None].expand(-1, self.rows, -1)
-
-    @torch.no_grad()
-    def measure_mean_latent(self, samples: int = MEAN_SAMPLES, seed: int = 0) -> Tensor:
-        """(D,) the mean of mapped z; these checkpoints do not carry it."""
-        random = torch.Generator().manual_seed(seed)
-        z = torch.randn(samples, self.noise_size, generator=random)
-        return self.mapping(z.to(self.mean_latent)).mean(dim=0)
 
     def styles(self, w_plus: Tensor) -> list[Tensor]:
         """(B, rows, D) -> StyleSpace, one (B, slot.size) for every slot of `layout`."""
@@ -305,36 +280,9 @@ class LucidGenerator(nn.Module):
             x = self.attention[str(block)](x)
         return x if block == 0 else enlarge(x)
 
-    def synthesize(
-        self,
-        styles: Sequence[Tensor],
-        noise: Sequence[Tensor] | None = None,
-        start: Activations | None = None,
-        size: int | None = None,
-    ) -> Tensor:
-        """StyleSpace -> picture (B, 3, H, W), about [-1, 1], not clamped; transparent ones lie on
-        white.
-
-        Args as `stages`; `size` stops at a lower resolution, for a preview.
-
-        Raises:
-            ValueError: `size` is no resolution of this generator, or lies before `start`.
-        """
-        end = self._last_layer(self.size if size is None else size)
-        for stage in self.stages(styles, noise, start):
-            if stage.index == end and stage.rgb is not None:
-                return on_white(stage.rgb) * 2 - 1
-        raise ValueError(f"Synthesis cannot start behind its end, layer {end}.")
-
-    def _last_layer(self, size: int) -> int:
-        for index, slot in enumerate(self.layout):
-            if slot.is_rgb and slot.resolution == size:
-                return index
-        raise ValueError(f"This generator has no resolution of {size} pixels.")
-
-    def forward(self, w_plus: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
-        """(B, rows, D) -> picture (B, 3, H, W)."""
-        return self.synthesize(self.styles(w_plus), noise)
+    def _picture(self, rgb: Tensor) -> Tensor:
+        """Transparent pictures lie on white."""
+        return on_white(rgb) * 2 - 1
 
 
 def on_white(rgba: Tensor) -> Tensor:

@@ -115,7 +115,6 @@ def test_words_edit_and_the_picture_follows_the_slider(served: Any, open_page: A
     number(page, "Disentanglement", 0.02)
     changed(page, seen[-1])
     expect(auto).not_to_be_checked()
-    page.wait_for_timeout(1_500)  # the picture on release follows the one while moving
     last = pictures(page)[1]
     number(page, "Disentanglement", 0.99)
     expect(page.locator(".atelier-badge")).to_contain_text("leaves nothing to move")

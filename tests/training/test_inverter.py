@@ -11,7 +11,8 @@ import torch
 
 from models.stylegan.e4e import E4eConfig, load_e4e
 from models.stylegan.generator import Generator, GeneratorConfig
-from training.inverter import MAPPED_ROWS, InverterTraining, Trainer, draw_avatars
+from training.inverter import MAPPED_ROWS, InverterTraining, Trainer
+from training.stylegan import draw_pairs
 from training.world import avatars
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,21 +28,23 @@ def trainer(folder: Path, plan: InverterTraining = PLAN) -> Trainer:
 
 
 def test_avatars_are_drawn_from_latents_as_the_generator_sees_them() -> None:
-    z, pictures = draw_avatars(3, seed=4, size=32)
+    pairs = draw_pairs(3, seed=4, size=32)
+    z, pictures = pairs.z, pairs.pictures
     assert z.norm(dim=1).tolist() == pytest.approx([avatars.LATENT_SIZE**0.5] * 3, rel=1e-5)
     drawn = avatars.draw_batch(avatars.latent_to_attributes(z.numpy()), 32)
     assert torch.equal(
         ((pictures + 1) * 127.5).round().to(torch.uint8),
         torch.from_numpy(drawn).permute(0, 3, 1, 2),
     )
-    assert not torch.equal(draw_avatars(3, seed=5, size=32)[0], z)
+    assert not torch.equal(draw_pairs(3, seed=5, size=32).z, z)
 
 
 def test_every_picture_of_a_batch_comes_with_its_code(tmp_path: Path) -> None:
     plan = replace(PLAN, drawn=2, made=2, mixed=6)
     here = trainer(tmp_path, plan)
-    z, drawn = draw_avatars(2, seed=4, size=32)
-    pictures, codes = here.batch(7, (z, drawn))
+    pairs = draw_pairs(2, seed=4, size=32)
+    z, drawn = pairs.z, pairs.pictures
+    pictures, codes = here.batch(7, pairs)
     assert torch.equal(pictures[:2], drawn)
     assert torch.equal(codes[:2], here.generator.broadcast(here.generator.mapping(z)))
     again = here.generator(codes[2:]).clamp(-1, 1)
@@ -76,7 +79,7 @@ def test_both_stages_learn_and_a_run_continues(tmp_path: Path) -> None:
 
 def test_the_codes_loss_falls(tmp_path: Path) -> None:
     here = trainer(tmp_path, replace(PLAN, drawn=4, made=2, mixed=0, code_steps=60, rate=1e-2))
-    drawn = draw_avatars(4, seed=4, size=32)
+    drawn = draw_pairs(4, seed=4, size=32)
     losses = []
     for _ in range(40):
         here.step = min(here.step, 58)

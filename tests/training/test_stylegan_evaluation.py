@@ -71,14 +71,14 @@ def test_frechet_distance_agrees_with_the_root_of_the_product() -> None:
 
 
 def test_latents_are_those_the_generator_sees() -> None:
-    z = evaluation.latents(20, 1)
+    z = evaluation.latent_batch(20, 1)
     assert np.allclose((z**2).mean(axis=1), 1)
-    assert np.array_equal(z, evaluation.latents(20, 1))
-    assert not np.allclose(z, evaluation.latents(20, 2))
+    assert np.array_equal(z, evaluation.latent_batch(20, 1))
+    assert not np.allclose(z, evaluation.latent_batch(20, 2))
 
 
 def test_generated_pictures_do_not_depend_on_the_batch(generator: Generator) -> None:
-    z = evaluation.latents(evaluation.BATCH + 1, 3)
+    z = evaluation.latent_batch(evaluation.BATCH + 1, 3)
     pictures = evaluation.generate(generator, z)
     assert pictures.shape == (len(z), 32, 32, 3)
     assert pictures.dtype == np.uint8

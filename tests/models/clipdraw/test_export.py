@@ -16,13 +16,11 @@ import torch
 from defusedxml.ElementTree import fromstring
 from PIL import Image
 
-from models.clipdraw import export, svg
+from models import film as films
+from models.clipdraw import svg
 from models.clipdraw.export import (
-    MAX_FRAMES,
     animated_svg,
     from_json,
-    gif,
-    mp4,
     painting,
     pdf,
     picture,
@@ -31,6 +29,7 @@ from models.clipdraw.export import (
 from models.clipdraw.plain import MAX_PATHS, Limits
 from models.clipdraw.strokes import Strokes, paths
 from models.errors import InputError
+from models.film import MAX_FRAMES, gif, mp4
 from tests.clipdraw_support import psnr, random_scene, resvg
 
 
@@ -249,7 +248,7 @@ def test_a_film_beyond_its_limits_is_refused(
 def test_a_film_of_too_many_pixels_is_refused(
     make: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "MAX_FILM_PIXELS", 1_000_000)
+    monkeypatch.setattr(films, "MAX_FILM_PIXELS", 1_000_000)
     assert make(flat(*["red"] * 4, size=(500, 500)), hold_s=0)
     with pytest.raises(InputError, match="1 million pixels"):
         make(flat(*["red"] * 5, size=(500, 500)))
