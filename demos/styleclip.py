@@ -188,7 +188,7 @@ def _build_stage() -> dict[str, Any]:
         ends.low, ends.high, ends.first, step=ends.step, label="Manipulation strength",
         info="Move it and watch; 0 is the start.",
     )  # fmt: skip
-    with gr.Row(equal_height=True) as beta_part:
+    with gr.Row(equal_height=True, elem_classes="edit-beta") as beta_part:
         beta = slider(
             BETA.low, BETA.high, BETA.first, step=BETA.step, label="Disentanglement", scale=4,
             min_width=170, info="Higher changes fewer channels.",
