@@ -182,21 +182,21 @@ def describe(
         attributes: probability that a remarkable size or a tint is mentioned.
         relation: probability that two objects are told apart by where they stand.
     """
-    groups = _groups(scenes, index)
-    phrases = [_noun_phrase(scenes, index, g, concepts, chance, attributes) for g in groups]
+    named = groups(scenes, index)
+    phrases = [_noun_phrase(scenes, index, g, concepts, chance, attributes) for g in named]
     joints = [", "] * (len(phrases) - 1)
     if joints:
         joints[-1] = " and "
-    if len(phrases) >= 2 and len(groups[0]) == len(groups[1]) == 1 and chance.random() < relation:
-        joints[0] = f" {_relation(scenes, index, groups[0][0], groups[1][0], chance)} "
+    if len(phrases) >= 2 and len(named[0]) == len(named[1]) == 1 and chance.random() < relation:
+        joints[0] = f" {_relation(scenes, index, named[0][0], named[1][0], chance)} "
     text, spans = chance.choice(OPENINGS), []
     for place, phrase in enumerate(phrases):
-        spans.append(Phrase(len(text), len(text) + len(phrase), groups[place]))
+        spans.append(Phrase(len(text), len(text) + len(phrase), named[place]))
         text += phrase + (joints[place] if place < len(joints) else "")
     return Caption(text, tuple(spans))
 
 
-def _groups(scenes: Scenes, index: int) -> list[tuple[int, ...]]:
+def groups(scenes: Scenes, index: int) -> list[tuple[int, ...]]:
     """Places that show the same concept alike are named together ("two dogs")."""
     found: dict[int, list[int]] = {}
     for place, concept in enumerate(scenes.concept[index].tolist()):

@@ -1,0 +1,201 @@
+"""What glip-mini's frozen parts make of annotated pictures, computed once and kept on disk.
+
+Its image tower (clip-mini's) and its language model (MiniLM) stay frozen, so their outputs are a
+function of the picture and the words alone; a shard holds them for a few hundred pictures, and
+every pass over the shard, also of another run or of an ablation, costs only what is learnt.
+
+`python -m training.grounding_shards --shards 40` fills the cache ahead of a training, or beside it.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.catalog import ASSETS
+from models.clip.encoder import load_mini, minilm_weights
+from models.weights import minilm_directory
+from training.world.grounding import KINDS, SHARES, Annotated, GroundingWorld
+from training.world.scenes import Caption, Phrase
+from training.world.sources import CACHE
+
+SHARD = 256
+TEXT_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Shard:
+    """N annotated pictures as features.
+
+    Attributes:
+        stages: C3, C4, C5 of the tower, (N, C, h, w) float16.
+        text: (N, T, 384) float16 MiniLM states; `length` (N,) says how many tokens are real.
+        offsets: (N, T, 2) characters [begin, end) of each token; zeros for [CLS], [SEP], padding.
+        captions: the words of each picture.
+        boxes: per picture (B, 4) float32 xyxy pixels.
+        kinds: index into `KINDS` of each picture.
+        size: side of the pictures, pixels.
+    """
+
+    stages: tuple[Tensor, Tensor, Tensor]
+    text: Tensor
+    length: Tensor
+    offsets: Tensor
+    captions: tuple[Caption, ...]
+    boxes: tuple[Tensor, ...]
+    kinds: tuple[int, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+class FrozenParts:
+    """clip-mini's image tower and MiniLM, as glip-mini uses them."""
+
+    def __init__(self, device: torch.device = torch.device("cpu")) -> None:
+        import transformers
+
+        encoder = load_mini(ASSETS / "clip-mini", device, torch.float32)
+        self.encoder, self.device = encoder, device
+        self.tower: Any = encoder.model.visual.trunk
+        folder = minilm_directory()
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+        self.language = language_model(folder).to(device)
+
+    @torch.inference_mode()
+    def stages(self, pictures: Tensor) -> list[Tensor]:
+        """(N, 3, S, S) in [0, 1] -> C3, C4, C5."""
+        pixels = self.encoder.normalize(pictures.to(self.device))
+        found: list[Tensor] = self.tower.forward_intermediates(
+            pixels, indices=[2, 3, 4], intermediates_only=True
+        )
+        return found
+
+    @torch.inference_mode()
+    def states(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Token states (N, T, 384), lengths (N,), character offsets (N, T, 2)."""
+        coded = [
+            self.tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=256)
+            for text in texts
+        ]
+        length = torch.tensor([len(c["input_ids"]) for c in coded])
+        longest = int(length.max())
+        states = torch.zeros(len(texts), longest, 384, dtype=torch.float16)
+        offsets = torch.zeros(len(texts), longest, 2, dtype=torch.int16)
+        for rows in length.argsort().split(TEXT_BATCH):
+            width = int(length[rows].max())
+            ids = torch.zeros(len(rows), width, dtype=torch.long)
+            for place, row in enumerate(rows.tolist()):
+                ids[place, : length[row]] = torch.tensor(coded[row]["input_ids"])
+                offsets[row, : length[row]] = torch.tensor(coded[row]["offset_mapping"]).short()
+            mask = torch.arange(width)[None] < length[rows, None]
+            found = self.language(
+                input_ids=ids.to(self.device), attention_mask=mask.long().to(self.device)
+            ).last_hidden_state
+            states[rows, :width] = (found * mask[..., None].to(found)).half().cpu()
+        return states, length, offsets
+
+
+def language_model(folder: Path) -> nn.Module:
+    """MiniLM as transformers' BERT without a pooler, frozen."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(str(folder))
+    model: nn.Module = transformers.BertModel(config, add_pooling_layer=False).eval()
+    prefix = "text.transformer."
+    model.load_state_dict(
+        {key.removeprefix(prefix): value for key, value in minilm_weights(folder).items()},
+        strict=True,
+    )
+    return model.requires_grad_(False)
+
+
+def shard_path(seed: int, number: int, size: int, cache: Path) -> Path:
+    return cache / f"grounding-{size}-{seed}" / f"{number:05d}.safetensors"
+
+
+def make_shard(
+    world: GroundingWorld, frozen: FrozenParts, seed: int, number: int, cache: Path
+) -> Path:
+    """Draw and encode shard `number` of a seed, unless it is there; returns its file."""
+    path = shard_path(seed, number, world.size, cache)
+    if path.is_file():
+        return path
+    examples: list[Annotated] = []
+    for place, (kind, share) in enumerate(zip(KINDS, SHARES, strict=True)):
+        part_seed = (seed * 1_000_003 + number) * len(KINDS) + place
+        examples += world.sample(kind, round(share * SHARD), part_seed)
+    examples = [example for example in examples if len(example.caption.text) > 0]
+    pictures = torch.stack([example.picture for example in examples])
+    parts = [frozen.stages(some) for some in pictures.split(32)]
+    stages = [torch.cat(level).half().cpu().contiguous() for level in zip(*parts, strict=True)]
+    text, length, offsets = frozen.states([example.caption.text for example in examples])
+    tensors = {
+        **{f"c{3 + level}": stage for level, stage in enumerate(stages)},
+        "text": text,
+        "length": length,
+        "offsets": offsets,
+        "boxes": torch.cat([example.boxes for example in examples]).contiguous(),
+        "box_counts": torch.tensor([len(example.boxes) for example in examples]),
+        "kinds": torch.tensor([KINDS.index(example.kind) for example in examples]),
+    }
+    captions = [
+        [e.caption.text, [[p.begin, p.end, list(p.places)] for p in e.caption.phrases]]
+        for e in examples
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    save_file(tensors, str(part), metadata={"captions": json.dumps(captions)})
+    part.replace(path)
+    return path
+
+
+def read_shard(path: Path, size: int) -> Shard:
+    """Read a file that `make_shard` wrote."""
+    with safe_open(str(path), framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        captions = json.loads(file.metadata()["captions"])
+    return Shard(
+        stages=(tensors["c3"], tensors["c4"], tensors["c5"]),
+        text=tensors["text"],
+        length=tensors["length"],
+        offsets=tensors["offsets"],
+        captions=tuple(
+            Caption(text, tuple(Phrase(b, e, tuple(places)) for b, e, places in phrases))
+            for text, phrases in captions
+        ),
+        boxes=tensors["boxes"].split(tensors["box_counts"].tolist()),
+        kinds=tuple(tensors["kinds"].tolist()),
+        size=size,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, default=40, help="how many to have in the cache")
+    parser.add_argument("--first", type=int, default=0, help="where to begin counting")
+    parser.add_argument("--step", type=int, default=1, help="2 and --first 0 / 1 for two processes")
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    world, frozen = GroundingWorld(size=options.size), FrozenParts()
+    for number in range(options.first, options.shards, options.step):
+        began = time.monotonic()
+        path = make_shard(world, frozen, options.seed, number, CACHE)
+        print(f"{path.name} {time.monotonic() - began:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
