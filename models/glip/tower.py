@@ -1,0 +1,33 @@
+"""The image tower of clip-mini as a backbone: frozen, and never in training mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import models.clip.tower  # noqa: F401  (registers the architecture with timm)
+
+
+class FrozenTower(nn.Module):
+    """Picture -> feature maps of clip-mini's ResNet, for which no gradient is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk: Any = timm.create_model("atelier_resnet", num_classes=0)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenTower:
+        """Stays in evaluation mode: its batch statistics belong to clip-mini."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> C3, C4, C5 at strides 8, 16 and 32, each (N, C, h, w)."""
+        maps: list[Tensor] = self.trunk.forward_intermediates(
+            pixels, indices=[2, 3, 4], intermediates_only=True
+        )
+        return maps
