@@ -113,7 +113,7 @@ class Prompt:
         return tuple(phrase.text for phrase in self.phrases)
 
     def marked(self) -> str:
-        """The prompt as a text that `parse` reads back: names by line, or `[phrases]` in the text.
+        """The prompt as a text that `read_prompt` reads back: names by line, or `[phrases]` in the text.
 
         Of overlapping phrases the first is marked.
         """
@@ -130,7 +130,7 @@ class Prompt:
 # ----------------------------------------------------------------------------------------- parsing
 
 
-def parse(text: str | None, mode: str = "auto", parser: str = "best") -> Prompt:
+def read_prompt(text: str | None, mode: str = "auto", parser: str = "best") -> Prompt:
     """Read what a person typed.
 
     Args:
@@ -263,13 +263,11 @@ def _whole(caption: str) -> Span:
 
 @dataclass(frozen=True)
 class Word:
-    """A whole word of a caption: its text, its place, and its tokens `[first_token, end_token)`."""
+    """A whole word of a caption: `caption[begin:end]` is `text`."""
 
     text: str
     begin: int
     end: int
-    first_token: int
-    end_token: int
 
 
 @dataclass(frozen=True)
@@ -282,7 +280,8 @@ class TokenizedPrompt:
             phrase without a token (a control character) has no row.
         positive: (L, T) float32, 1 / (tokens of the phrase + 1e-6) at its tokens, else 0: the
             product with token probabilities is the phrase's score.
-        words: the caption's words, punctuation left out.
+        words: the caption's W words, punctuation left out.
+        members: (T, W) float32, 1 where the token is a piece of the word, else 0.
     """
 
     input_ids: Tensor
@@ -290,6 +289,7 @@ class TokenizedPrompt:
     label_token_pairs: Tensor
     positive: Tensor
     words: tuple[Word, ...]
+    members: Tensor
 
 
 def wordpiece(directory: Path | None = None) -> Tokenizer:
@@ -330,12 +330,14 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, max_tokens: int = MAX_TOKENS)
         tokens = _tokens_of(encoding, phrase.begin, phrase.end)
         pairs += [(index + 1, token) for token in tokens]
         positive[index, list(tokens)] = 1 / (len(tokens) + 1e-6)
+    words, members = _words_of(encoding, prompt.caption)
     return TokenizedPrompt(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         label_token_pairs=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
         positive=positive,
-        words=_words_of(encoding, prompt.caption),
+        words=words,
+        members=members,
     )
 
 
@@ -395,15 +397,19 @@ def _tokens_of(encoding: Encoding, begin: int, end: int) -> range:
     return range(0) if first is None or last is None else range(first, last + 1)
 
 
-def _words_of(encoding: Encoding, caption: str) -> tuple[Word, ...]:
-    """Word pieces joined to words."""
-    tokens: dict[int, list[int]] = {}
+def _words_of(encoding: Encoding, caption: str) -> tuple[tuple[Word, ...], Tensor]:
+    """Word pieces joined to words; the words, and (T, W) which tokens they consist of."""
+    pieces: dict[int, list[int]] = {}
     for token, word in enumerate(encoding.word_ids):
         if word is not None:
-            tokens.setdefault(word, []).append(token)
-    words = []
-    for pieces in tokens.values():
-        begin, end = encoding.offsets[pieces[0]][0], encoding.offsets[pieces[-1]][1]
+            pieces.setdefault(word, []).append(token)
+    words, columns = [], []
+    for tokens in pieces.values():
+        begin, end = encoding.offsets[tokens[0]][0], encoding.offsets[tokens[-1]][1]
         if _has_word(caption[begin:end]):
-            words.append(Word(caption[begin:end], begin, end, pieces[0], pieces[-1] + 1))
-    return tuple(words)
+            words.append(Word(caption[begin:end], begin, end))
+            columns.append(tokens)
+    members = torch.zeros(len(encoding.ids), len(words))
+    for place, tokens in enumerate(columns):
+        members[tokens, place] = 1
+    return tuple(words), members
