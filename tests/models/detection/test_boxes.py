@@ -24,6 +24,8 @@ from models.detection.nms import nms_per_label
 
 Golden = dict[str, Any]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def golden(request: pytest.FixtureRequest) -> Golden:
@@ -134,10 +136,11 @@ def test_iou_of_legacy_boxes() -> None:
 
 
 def slow_nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> list[int]:
+    rows, points, names = boxes.tolist(), scores.tolist(), labels.tolist()
     kept: list[int] = []
-    for i in sorted(range(len(boxes)), key=lambda i: -float(scores[i])):
-        rivals = [k for k in kept if labels[k] == labels[i]]
-        if all(slow_iou(boxes[k].tolist(), boxes[i].tolist(), 1) <= threshold for k in rivals):
+    for i in sorted(range(len(rows)), key=lambda i: -points[i]):
+        rivals = [k for k in kept if names[k] == names[i]]
+        if all(slow_iou(rows[k], rows[i], 1) <= threshold for k in rivals):
             kept.append(i)
     return sorted(kept)
 
