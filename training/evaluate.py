@@ -17,6 +17,7 @@ from training import (
     avatar_judge,
     clip_evaluation,
     clipdraw_evaluation,
+    glip_evaluation,
     styleclip_evaluation,
     stylegan_evaluation,
 )
@@ -30,6 +31,7 @@ EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "clip-portraits": clip_evaluation.portraits,
     "clipdraw": clipdraw_evaluation.evaluate,
     "avatar-judge": avatar_judge.evaluate,
+    "glip-mini": glip_evaluation.evaluate,
     "stylegan2-mini": stylegan_evaluation.evaluate,
     "styleclip": styleclip_evaluation.evaluate,
 }
