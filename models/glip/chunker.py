@@ -341,7 +341,7 @@ def _opens_with_verb(words: list[_Word], place: int, form: str, known: bool, goe
     if before in _SUBJECTS and not words[place].after_mark:
         return form != "past" or not goes_on
     if form in ("base", "s"):
-        return False
+        return known and before.endswith("ly")  # "happily licks"
     return not goes_on or (known and form == "ing" and place > 0)
 
 

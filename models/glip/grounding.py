@@ -136,25 +136,28 @@ class RawDetections:
             torch.from_numpy(self._names()[self.phrases[index]]),
             thresholds.nms,
         )
-        return index[kept.numpy()][: thresholds.max_boxes]
+        rows: npt.NDArray[np.int64] = index[kept.numpy()][: thresholds.max_boxes]
+        return rows
 
     def select(self, thresholds: GroundingThresholds) -> Detections:
         """The detections within `thresholds`. No network runs."""
         rows = self.rows(thresholds)
         phrases = tuple(self.phrases[rows].tolist())
+        labels, spans = self.labels, self.spans
         return Detections(
             boxes=self.boxes[rows],
             scores=self.scores[rows],
-            labels=tuple(self.labels[phrase] for phrase in phrases),
+            labels=tuple(labels[phrase] for phrase in phrases),
             phrases=phrases,
-            spans=tuple(self.spans[phrase] for phrase in phrases),
+            spans=tuple(spans[phrase] for phrase in phrases),
             width=self.width,
             height=self.height,
         )
 
     def matrix(self, thresholds: GroundingThresholds) -> Floats:
         """(W, D): how much each word speaks for each detection of `select(thresholds)`."""
-        return self.token_scores[self.rows(thresholds)].T
+        shown: Floats = self.token_scores[self.rows(thresholds)].T
+        return shown
 
     def lit(self, row: int, text: float = MIN_PROBABILITY) -> tuple[int, ...]:
         """Indices of the words of box `row`'s phrase whose probability is at least `text`."""

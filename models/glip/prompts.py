@@ -226,6 +226,7 @@ def _check_length(name: str) -> None:
 
 
 def _caption_prompt(text: str, parser: str) -> Prompt:
+    text = re.sub(r"\s+\]", "] ", re.sub(r"\[\s+", " [", text))  # "the [ dog ]" marks "dog"
     text = " ".join(text.split())
     if len(text) > MAX_CAPTION_CHARS:
         raise InputError(
@@ -244,10 +245,8 @@ def _read_marks(text: str) -> tuple[str, list[Span]]:
     caption, last, spans = "", 0, []
     for match in _MARK.finditer(text):
         caption += text[last : match.start()]
-        inside = match.group(1)
-        begin = len(caption) + len(inside) - len(inside.lstrip())
-        spans.append((begin, begin + len(inside.strip())))
-        caption += inside
+        spans.append((len(caption), len(caption) + len(match.group(1))))
+        caption += match.group(1)
         last = match.end()
     return caption + text[last:], spans
 
