@@ -16,12 +16,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from models.clip.frozen import FrozenTower
 from models.glip.config import GlipConfig, SwinConfig
 from models.glip.fpn import Fpn
 from models.glip.head import Head, HeadOutput, anchor_boxes
 from models.glip.swin import Swin
 from models.glip.text import Language, Resizer
-from models.glip.tower import FrozenTower
 
 
 class Glip(nn.Module):

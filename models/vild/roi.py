@@ -1,0 +1,88 @@
+"""What a region of the picture looks like in the pyramid: one bilinear sample per cell.
+
+torchvision's `roi_align(sampling_ratio=1, aligned=False)` computes the same for regions of at
+least one cell, but stretches smaller ones to a cell; the reference reads them at their true extent,
+even where a degenerate box makes that zero or negative. `grid_sample` does that, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SMALLEST = 1e-12  # an area without a logarithm counts as this, which is far below any level
+
+
+def region_levels(boxes: Tensor, canonical_size: float, first: int, last: int) -> Tensor:
+    """The level (N,) in first .. last that boxes (N, 4) are read from (Lin et al. 2017, eq. 1).
+
+    A box of `canonical_size` squared belongs to level 4; boxes without an area to the first.
+    """
+    width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+    side = (width * height).clamp(min=SMALLEST).sqrt()
+    level = ((side / canonical_size).log() / math.log(2)).floor() + 4
+    return level.clamp(first, last).long()
+
+
+def region_features(
+    levels: Sequence[Tensor],
+    boxes: Sequence[Tensor] | Tensor,
+    size: int,
+    min_level: int,
+    canonical_size: float,
+) -> Tensor:
+    """Features of regions of N pictures.
+
+    Args:
+        levels: (N, C, h, w), the finest, of stride 2^min_level, first.
+        boxes: of every picture (K, 4) xyxy in pixels of the network's input.
+        size: cells per side of what is read.
+        canonical_size: see `region_levels`.
+
+    Returns:
+        (sum of K, C, size, size), the pictures' regions one after another.
+    """
+    counts = [len(rows) for rows in boxes]
+    everything = torch.cat(list(boxes)).to(levels[0])
+    picture = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    last = min_level + len(levels) - 1
+    level = region_levels(everything, canonical_size, min_level, last).cpu()
+    rows, parts = [], []
+    for index, features in enumerate(levels):
+        grid = _sampling_grid(everything / 2 ** (min_level + index), size, features)
+        for number in range(len(counts)):
+            mine = ((level == min_level + index) & (picture == number)).nonzero()[:, 0]
+            if len(mine):
+                rows.append(mine)
+                parts.append(_sample(features[number], grid[mine.to(grid.device)]))
+    if not rows:
+        return levels[0].new_zeros(0, levels[0].shape[1], size, size)
+    order = torch.cat(rows).argsort().to(everything.device)
+    return torch.cat(parts)[order]
+
+
+def _sampling_grid(boxes: Tensor, size: int, features: Tensor) -> Tensor:
+    """Where boxes (K, 4), in cells, are sampled: (K, size, size, 2) in [-1, 1] of the map."""
+    steps = (torch.arange(size, device=boxes.device) + 0.5) / size
+    at = boxes[:, None, :2] + steps[:, None] * (boxes[:, None, 2:] - boxes[:, None, :2])
+    height, width = features.shape[-2:]
+    last = boxes.new_tensor([max(width - 1, 1), max(height - 1, 1)])
+    x, y = (at * 2 / last - 1).unbind(-1)  # (K, size) each
+    shape = (len(boxes), size, size)
+    return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
+
+
+def _sample(features: Tensor, grid: Tensor) -> Tensor:
+    """A map (C, h, w) at (K, size, size, 2) -> (K, C, size, size); beyond the edge is the edge."""
+    count, size = grid.shape[:2]
+    sampled = F.grid_sample(
+        features[None],
+        grid.reshape(1, count * size, size, 2),
+        padding_mode="border",
+        align_corners=True,
+    )
+    return sampled[0].view(-1, count, size, size).transpose(0, 1)
