@@ -21,7 +21,16 @@ from demos.clip_pictures import (
     label_lists,
 )
 from demos.ui import badge, downloads, share
-from demos.ui.controls import LIVE, QUIET, note, run_button, stage, stop_button, stops
+from demos.ui.controls import (
+    LIVE,
+    QUIET,
+    note,
+    open_view,
+    run_button,
+    stage,
+    stop_button,
+    stops,
+)
 from demos.ui.howto import how_it_works
 from demos.ui.images import open_image, picture
 from demos.ui.jobs import DEVICE_EVENT, explained
@@ -114,7 +123,7 @@ def build(atelier: Atelier) -> list[share.Field]:
         "Supervision",
         url="https://arxiv.org/abs/2103.00020",
     )
-    view = _view_state(tabs, (recognise_tab, why_tab, match_tab, search_tab))
+    view = open_view(tabs, (recognise_tab, why_tab, match_tab, search_tab))
     return [
         share.Field("view", view, share.choice("recognise", "why", "match", "search")),
         share.Field("model", model, share.choice(*MODELS)),
@@ -141,15 +150,6 @@ def _stage(text: str) -> gr.HTML:
 
 def _about(templates: str) -> str:
     return escape(TEMPLATE_SETS[templates].explanation)
-
-
-def _view_state(tabs: gr.Tabs, items: Sequence[gr.Tab]) -> gr.Textbox:
-    """The open sub-tab's name in a field that a link can carry."""
-    view = gr.Textbox("recognise", visible="hidden")
-    for item in items:
-        item.select(None, None, view, js=f"() => '{item.id}'", **QUIET)
-    view.change(lambda name: gr.Tabs(selected=name), view, tabs, **QUIET)
-    return view
 
 
 def _badge(atelier: Atelier, model: str, seconds: float) -> str:

@@ -2,7 +2,7 @@
 
     python -m training.showcase
 
-writes `assets/examples/` and `assets/search/` again. Photographs are Caltech-101 pictures of the
+writes `assets/examples/`, `assets/grounding/` and `assets/search/` again. Photographs are Caltech-101 pictures of the
 test split, so that nothing shown was trained on; emoji are drawn by families whose licences allow
 it (no share-alike family among them). Every picture carries its credit in the index.
 """
@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from .world import concepts, photos, sources
+from .world import avatars, concepts, photos, sources
+from .world.compose import TINTS
 from .world.sprites import render_svg
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -44,10 +46,13 @@ class Photo:
 @dataclass(frozen=True)
 class Scene:
     """An example scene: (name, family, centre x, centre y, height) per object, in shares of the
-    picture's height but x in shares of its width; and labels to try."""
+    picture's height but x in shares of its width, then maybe a tint; and labels, or a caption, to
+    try."""
 
     title: str
-    objects: tuple[tuple[str, str, float, float, float], ...]
+    objects: tuple[
+        tuple[str, str, float, float, float] | tuple[str, str, float, float, float, str], ...
+    ]
     labels: str
 
 
@@ -103,11 +108,46 @@ SCENES = (
         "rocket, moon, airplane, star, sun",
     ),
 )
+# What GLIP is asked: each caption is true, each list names something that isn't there.
+GROUNDING = (
+    Scene(
+        "Kite",
+        (
+            ("deciduous tree", "twemoji", 0.8, 0.58, 0.62),
+            ("kite", "twemoji", 0.4, 0.26, 0.36, "red"),
+            ("dog", "twemoji", 0.24, 0.78, 0.26),
+            ("dog", "twemoji", 0.52, 0.8, 0.26),
+        ),
+        "two small dogs and a red kite above them",
+    ),
+    Scene(
+        "Umbrellas",
+        (
+            ("umbrella", "noto", 0.2, 0.36, 0.42, "blue"),
+            ("umbrella", "noto", 0.78, 0.36, 0.42, "yellow"),
+            ("cat", "noto", 0.5, 0.7, 0.44),
+        ),
+        "a yellow umbrella to the right of a cat",
+    ),
+    Scene(
+        "Garden",
+        (
+            ("mushroom", "fluent", 0.16, 0.74, 0.34),
+            ("mushroom", "fluent", 0.38, 0.8, 0.28),
+            ("rabbit", "fluent", 0.7, 0.66, 0.46),
+            ("butterfly", "fluent", 0.34, 0.26, 0.32),
+        ),
+        "mushroom; rabbit; butterfly; bicycle",
+    ),
+)
+AVATAR = {"glasses": 1.0, "hat": 1.0, "beard": 0.9, "smile": 0.8, "hair_length": 0.2}
+AVATAR_LIST = "glasses; hat; beard; umbrella"
 
 
 def main() -> None:
-    """Write both folders."""
+    """Write the folders."""
     write_examples(ASSETS / "examples")
+    write_grounding(ASSETS / "grounding")
     write_search(ASSETS / "search")
 
 
@@ -123,6 +163,25 @@ def write_examples(folder: Path) -> None:
         family = family_named(scene.objects[0][1])
         picture = draw_scene(scene, hue=index / len(SCENES))
         rows.append(_save_example(folder, scene.title, picture, scene.labels, credit(family)))
+    _write_json(folder / "index.json", {"pictures": rows})
+
+
+def write_grounding(folder: Path) -> None:
+    """GLIP's examples, like `write_examples`, with what to ask as `prompt`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index, scene in enumerate(GROUNDING):
+        family = family_named(scene.objects[0][1])
+        picture = draw_scene(scene, hue=0.55 + index / len(GROUNDING))
+        rows.append(_save_example(folder, scene.title, picture, scene.labels, credit(family)))
+    attributes = avatars.sample(1, SEED)[0]
+    for name, value in AVATAR.items():
+        attributes[avatars.NAMES.index(name)] = value
+    face = Image.fromarray(np.asarray(avatars.draw(attributes, 384)))
+    by = "Drawn by CLIP Atelier, Apache-2.0"
+    rows.append(_save_example(folder, "Avatar", face, AVATAR_LIST, by))
+    for row in rows:
+        row["prompt"] = row.pop("labels")
     _write_json(folder / "index.json", {"pictures": rows})
 
 
@@ -176,12 +235,14 @@ def draw_scene(scene: Scene, hue: float, size: tuple[int, int] = (640, 480)) -> 
         Image.new("RGB", size, pale(hue + 0.08, 0.08)),
         ramp,
     )
-    for name, family, x, y, scale in scene.objects:
+    for name, family, x, y, scale, *tint in scene.objects:
         code = next(c.code for c in concepts.load() if c.name == name)
         svg = sources.icon_svg(family_named(family), code)
         if svg is None:
             raise ValueError(f"{family} does not draw {name}")
         sprite = Image.fromarray(render_svg(svg, round(scale * height)))
+        if tint:
+            sprite = tinted(sprite, tint[0])
         place = (round(x * width) - sprite.width // 2, round(y * height) - sprite.height // 2)
         shadow = Image.new("L", size)
         shadow.paste(sprite.getchannel("A"), (place[0], place[1] + 8))
@@ -189,6 +250,14 @@ def draw_scene(scene: Scene, hue: float, size: tuple[int, int] = (640, 480)) -> 
         picture.paste((40, 40, 60), (0, 0), shadow)
         picture.paste(sprite, place, sprite)
     return picture
+
+
+def tinted(sprite: Image.Image, colour: str) -> Image.Image:
+    """The drawing's light and shade in a named colour of the world."""
+    middle = tuple(round(255 * share) for share in dict(TINTS)[colour])
+    drawn = ImageOps.colorize(sprite.convert("RGB").convert("L"), "black", "white", middle)
+    drawn.putalpha(sprite.getchannel("A"))
+    return drawn
 
 
 def sheet(tiles: Sequence[Image.Image]) -> Image.Image:

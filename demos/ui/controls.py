@@ -96,6 +96,15 @@ def chips(texts: Sequence[str], label: str) -> gr.Dataset:
     )  # fmt: skip
 
 
+def open_view(tabs: gr.Tabs, items: Sequence[gr.Tab]) -> gr.Textbox:
+    """The open sub-tab's id in a field that a link can carry; the first one is open at first."""
+    view = gr.Textbox(str(items[0].id), visible="hidden")
+    for item in items:
+        item.select(None, None, view, js=f"() => '{item.id}'", **QUIET)
+    view.change(lambda name: gr.Tabs(selected=name), view, tabs, **QUIET)
+    return view
+
+
 def shown_if(*values: Any) -> Callable[[Any], Any]:
     """A handler that shows its output while its input is one of `values`."""
     return lambda chosen: gr.update(visible=chosen in values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import gradio as gr
 import numpy as np
@@ -47,8 +47,8 @@ def picture(label: str = "Picture", **options: Any) -> gr.Image:
     return _Picture(label=label, type="filepath", image_mode=None, **{**defaults, **options})
 
 
-def open_image(path: str | Path | None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in a file as an upright RGB `PIL.Image`, sRGB uint8, at its full size.
+def open_image(path: str | Path | IO[bytes] | None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture in a file, or an open one, as an upright RGB `PIL.Image`, sRGB uint8, at its full size.
 
     An animation gives its first frame, transparency lies on white, 16-bit grey is scaled.
 

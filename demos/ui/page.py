@@ -40,7 +40,7 @@ def look(tabs: Sequence[Tab], *, present: bool) -> dict[str, Any]:
     css = "\n".join((theme.css(), *(tab.css for tab in tabs)))
     return {
         "theme": theme.theme(present=present),
-        "head": f"{keyboard.HEAD}<style>{css}</style>",
+        "head": "".join((keyboard.HEAD, *(tab.head for tab in tabs), f"<style>{css}</style>")),
         "footer_links": [] if present else ["api", "runs", "settings"],
         "run_history": not present,
     }

@@ -32,6 +32,7 @@ class Tab:
     warm:      runs a preloaded model once, so that the first visitor doesn't wait; called with the
                app and the name of a model whose task is this tab's key.
     css:       the tab's own style rules.
+    head:      the tab's own script, as it stands in the page's head.
     tasks:     further tasks whose catalogue rows it warms.
     """
 
@@ -41,4 +42,5 @@ class Tab:
     endpoints: tuple[str, ...]
     warm: Callable[[Atelier, str], None] | None = None
     css: str = ""
+    head: str = ""
     tasks: tuple[str, ...] = ()
