@@ -53,7 +53,7 @@ from models.glip.prompts import (
 )
 from models.jobs import run_to_end
 from training.glip import learnt, parameter_groups
-from training.glip_evaluation import ALL, Precision, Row, coco_index, coco_precision
+from training.glip_evaluation import ALL, Precision, Row, coco_index, coco_precision, load_grounder
 
 Part = Literal["full", "head", "prompt"]
 RATES: dict[Part, float] = {"full": 3e-4, "head": 3e-4, "prompt": 1e-2}
@@ -444,10 +444,7 @@ class Tuning:
 
 
 def load_base(directory: Path, device: torch.device) -> Glip:
-    from models.glip.checkpoints import load_glip_mini
-
-    glip: Glip = load_glip_mini(directory, device, torch.float32)
-    return glip
+    return load_grounder(directory, device).model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ by an IoU of at least 0.5.
 import argparse
 import contextlib
 import io
+import json
 import random
 import statistics
 import time
@@ -32,10 +33,12 @@ from torchvision.transforms.functional import to_pil_image
 
 from models.catalog import ASSETS
 from models.detection.detections import Detections
+from models.glip.checkpoints import load_glip_mini
 from models.glip.grounding import Grounder, GroundingThresholds
-from models.glip.prompts import Prompt, list_prompt, wordpiece
+from models.glip.prompts import Prompt, list_prompt
 from models.jobs import run_to_end
 from training.clip_evaluation import Figure
+from training.glip import CONFIGS
 from training.world.compose import TINTS
 from training.world.concepts import load
 from training.world.grounding import PARTS, Annotated, GroundingWorld
@@ -175,12 +178,14 @@ def _pil(example: Annotated) -> Image.Image:
 # ----------------------------------------------------------------------------------------- answers
 
 
-def load_grounder(directory: Path) -> Grounder:
-    """The model of a folder as the app lends it, on the CPU in single precision."""
-    from models.glip.checkpoints import load_glip_mini
+def load_grounder(directory: Path, device: torch.device | None = None) -> Grounder:
+    """The model of a folder as the app lends it, in single precision.
 
-    model = load_glip_mini(directory, torch.device("cpu"), torch.float32)
-    return Grounder("glip-mini", model, wordpiece())
+    A training leaves `plan.json` with its preset; without one it is glip-mini.
+    """
+    plan = directory / "plan.json"
+    model = json.loads(plan.read_text())["model"] if plan.is_file() else "mini"
+    return load_glip_mini(directory, device or "cpu", torch.float32, CONFIGS[model]())
 
 
 def answers(
