@@ -300,17 +300,22 @@ def _has_noun(chunk: list[_Word]) -> bool:
         return False
     text = chunk[-1].text
     modifiers = _DETERMINERS | _BEFORE_DETERMINERS | _PLURAL_DETERMINERS | _ADJECTIVES
-    return not (text in modifiers or text in _NUMBERS or text.isdecimal() or text == "of")
+    if text in modifiers or text in _NUMBERS or text == "of":
+        return False
+    return not (text.isdecimal() or _names_manner(text))
 
 
 def _is_adverb(text: str, words: list[_Word], place: int, chunk: list[_Word]) -> bool:
-    """ "a dog happily"; but "a very large dog", "a brightly coloured kite" go on, like "a fly"."""
-    if text in ("very", "quite"):
-        return not chunk
-    nouns = ("fly", "lly", "mily", "lily", "ugly", "elly", "rly", "ely", "ndly", "nkly")
-    if not text.endswith("ly") or text.endswith(nouns):
+    """ "a dog happily"; but "a very large dog", "a brightly coloured kite" go on."""
+    if not _names_manner(text):
         return False
     return not (chunk and not _has_noun(chunk) and _is_content(words, place + 1))
+
+
+def _names_manner(text: str) -> bool:
+    """ "happily"; not "butterfly", "family" or "friendly"."""
+    others = ("fly", "lly", "mily", "lily", "ugly", "elly", "rly", "ely", "ndly", "nkly")
+    return text == "very" or (text.endswith("ly") and not text.endswith(others))
 
 
 def _is_verb(words: list[_Word], place: int, chunk: list[_Word]) -> bool:
@@ -341,7 +346,7 @@ def _opens_with_verb(words: list[_Word], place: int, form: str, known: bool, goe
     if before in _SUBJECTS and not words[place].after_mark:
         return form != "past" or not goes_on
     if form in ("base", "s"):
-        return known and before.endswith("ly")  # "happily licks"
+        return known and _names_manner(before)  # "happily licks"
     return not goes_on or (known and form == "ing" and place > 0)
 
 

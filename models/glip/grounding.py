@@ -13,7 +13,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -99,6 +99,8 @@ class RawDetections:
         attention: (N, W) how much the box listened to the word in the last fusion, likewise; the
             rest up to 1 went to punctuation. None for a model without fusion.
         width, height: of the picture.
+        read_size: (width, height) at which the network read it, where overlaps are measured, since
+            the measure counts whole pixels; None is the picture's own size.
     """
 
     prompt: Prompt
@@ -111,6 +113,7 @@ class RawDetections:
     attention: Floats | None
     width: int
     height: int
+    read_size: tuple[int, int] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -129,15 +132,25 @@ class RawDetections:
         """Which of the boxes are within `thresholds`, best first. No network runs."""
         wanted = (self.scores >= thresholds.box) & (self.phrase_scores >= thresholds.text)
         index = np.flatnonzero(wanted)
-        # By name and over all parts of a long prompt: one thing is not two of the same name.
+        # Only better boxes suppress, so the best of a beginning are the best of all.
+        size = max(1000, 2 * thresholds.max_boxes)
+        rows = self._suppressed(index[:size], thresholds.nms)
+        while len(rows) < thresholds.max_boxes and size < len(index):
+            size *= 2
+            rows = self._suppressed(index[:size], thresholds.nms)
+        return rows[: thresholds.max_boxes]
+
+    def _suppressed(self, rows: npt.NDArray[np.int64], threshold: float) -> npt.NDArray[np.int64]:
+        """Those that stay. By name, over all parts of a prompt: one thing is not two of a name."""
+        size = self.width, self.height
         kept = nms_per_label(
-            torch.from_numpy(self.boxes[index]),
-            torch.from_numpy(self.scores[index]),
-            torch.from_numpy(self._names()[self.phrases[index]]),
-            thresholds.nms,
+            rescale_boxes(torch.from_numpy(self.boxes[rows]), size, self.read_size or size),
+            torch.from_numpy(self.scores[rows]),
+            torch.from_numpy(self._names()[self.phrases[rows]]),
+            threshold,
         )
-        rows: npt.NDArray[np.int64] = index[kept.numpy()][: thresholds.max_boxes]
-        return rows
+        stay: npt.NDArray[np.int64] = rows[kept.numpy()]
+        return stay
 
     def select(self, thresholds: GroundingThresholds) -> Detections:
         """The detections within `thresholds`. No network runs."""
@@ -264,7 +277,7 @@ class Grounder:
                 which = f", part {number} of {len(read)}" if len(read) > 1 else ""
                 yield Step(number / (len(read) + 1), f"Looking for what was asked{which}")
                 found.append(self._look_for(seen, levels, part, tokens))
-        return _gathered(found, prompt, seen.original)
+        return _gathered(found, prompt, seen)
 
     def _image_features(self, seen: NetworkInput) -> list[Tensor]:
         digest = hashlib.blake2b(seen.pixels.numpy().tobytes(), digest_size=16).digest()
@@ -352,7 +365,7 @@ def _moved(word: Word, offset: int) -> Word:
     return replace(word, begin=word.begin + offset, end=word.end + offset)
 
 
-def _gathered(parts: Sequence[_Found], prompt: Prompt, size: tuple[int, int]) -> RawDetections:
+def _gathered(parts: Sequence[_Found], prompt: Prompt, seen: NetworkInput) -> RawDetections:
     """The candidates of all parts, best first, over the words of all parts."""
     words = list(dict.fromkeys(word for part in parts for word in part.words))
     column = {word: place for place, word in enumerate(words)}
@@ -384,6 +397,7 @@ def _gathered(parts: Sequence[_Found], prompt: Prompt, size: tuple[int, int]) ->
         words=tuple(words),
         token_scores=spread([part.token_scores for part in parts]),
         attention=spread(heard) if heard else None,
-        width=size[0],
-        height=size[1],
+        width=seen.original[0],
+        height=seen.original[1],
+        read_size=seen.size,
     )

@@ -35,7 +35,7 @@ MAX_LABELS_AT_ONCE = 80
 _MAX_TEXT_CHARS = 100_000  # beyond this not even the splitting is worth its time
 _SEPARATOR = ". "
 _FULL_STOP = r"\.(?=\s|$)"  # not the one in "3.5 inch disk"
-_MARK = re.compile(r"\[([^\[\]]*[^\W_][^\[\]]*)\]")
+_MARK = re.compile(r"\[([^\[\]]+)\]")
 # Control characters, and the marks that turn the direction of all that follows them.
 _UNWANTED = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]"
@@ -186,19 +186,24 @@ def _checked(text: str | None) -> str:
     return text
 
 
+def _collapsed(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _has_word(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
 def _looks_like_list(text: str) -> bool:
-    if _MARK.search(text):
+    if any(_has_word(inside) for inside in _MARK.findall(text)):
         return False
     if re.search(r"[;\n]|\s\.(?=\s|$)", text):  # no prose has a space before its full stop
         return True
     # "a dog. a kite." lists, "A dog runs. It barks." tells: names are one noun phrase each.
     pieces = [piece.strip() for piece in re.split(_FULL_STOP, text) if _has_word(piece)]
-    ends = len(re.findall(_FULL_STOP, text))
-    return ends > 0 and all(noun_phrases(p, "rules") == [(0, len(p))] for p in pieces)
+    if not re.search(_FULL_STOP, text) or len(max(pieces, key=len)) > MAX_PHRASE_CHARS:
+        return False
+    return all(noun_phrases(piece, "rules") == [(0, len(piece))] for piece in pieces)
 
 
 def _labels(text: str) -> list[str]:
@@ -207,7 +212,7 @@ def _labels(text: str) -> list[str]:
     separator = next((s for s in separators if re.search(s, text.rstrip(".,"))), _FULL_STOP)
     names: dict[str, str] = {}
     for part in re.split(separator, text):
-        name = " ".join(part.split()).strip(" .")
+        name = _collapsed(part).strip(" .")
         if _has_word(name):
             names.setdefault(name.casefold(), name)
     if len(names) > MAX_LABELS:
@@ -226,8 +231,7 @@ def _check_length(name: str) -> None:
 
 
 def _caption_prompt(text: str, parser: str) -> Prompt:
-    text = re.sub(r"\s+\]", "] ", re.sub(r"\[\s+", " [", text))  # "the [ dog ]" marks "dog"
-    text = " ".join(text.split())
+    text = _collapsed(_collapsed(text).replace("[ ", " [").replace(" ]", "] "))
     if len(text) > MAX_CAPTION_CHARS:
         raise InputError(
             f"This caption has {len(text):,} characters; shorten it to {MAX_CAPTION_CHARS:,}, or "
@@ -245,8 +249,12 @@ def _read_marks(text: str) -> tuple[str, list[Span]]:
     caption, last, spans = "", 0, []
     for match in _MARK.finditer(text):
         caption += text[last : match.start()]
-        spans.append((len(caption), len(caption) + len(match.group(1))))
-        caption += match.group(1)
+        inside = match.group(1)
+        if not _has_word(inside):
+            inside = match.group()
+        else:
+            spans.append((len(caption), len(caption) + len(inside)))
+        caption += inside
         last = match.end()
     return caption + text[last:], spans
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -111,6 +113,7 @@ CAPTIONS = {
     "Café crème brûlée on a 3-legged table": ["Café crème brûlée", "a 3-legged table"],
     "she is holding his umbrella": ["his umbrella"],
     "a girl brushing her teeth": ["a girl", "her teeth"],
+    "a gray slightly frowning face": ["a gray slightly frowning face"],
     "the two men in the middle": ["the two men"],
     "a traffic light hanging over a busy street": ["a traffic light", "a busy street"],
 }  # fmt: skip
@@ -261,6 +264,16 @@ def test_what_automatic_reads_as_a_caption(text: str) -> None:
 def test_bad_input_gets_a_sentence(text: str | None, mode: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         read_prompt(text, mode)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" + "a" * 99_000, "a" + " " * 99_000 + "b", "a drinks " * 11_000 + ".", "[" * 99_000 + "a"]
+)  # fmt: skip
+def test_no_text_takes_long(text: str) -> None:
+    start = time.thread_time()
+    with contextlib.suppress(InputError):
+        read_prompt(text)
+    assert time.thread_time() - start < 0.5
 
 
 def test_the_most_names_are_read() -> None:
