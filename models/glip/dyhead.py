@@ -12,7 +12,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import deform_conv2d
+
+from models.glip.deformable import deform_conv2d
 
 TAPS = 9  # of a 3x3 kernel
 GROUPS = 16  # of every group norm
@@ -52,8 +53,8 @@ class DeformConv(nn.Module):
         """(N, C, h, w) -> (N, C, h / stride, w / stride), rounded up."""
         height, width = (-(-size // self.stride) for size in x.shape[-2:])
         offset, mask = sampling.read_flat(height, width)
-        weight, bias = self.conv.weight, self.conv.bias
-        sampled = deform_conv2d(x, offset, weight, bias, self.stride, padding=1, mask=mask)
+        weight, bias = self.conv.weight, cast(Tensor, self.conv.bias)
+        sampled = deform_conv2d(x, offset, mask, weight, bias, self.stride)
         return cast(Tensor, self.norm(sampled))
 
 

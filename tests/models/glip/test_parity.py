@@ -23,7 +23,7 @@ from torch import Tensor
 from models.detection.boxes import rescale_boxes
 from models.glip import Glip
 from models.glip.config import STRIDES
-from models.glip.deformable import deform_conv2d, sampled
+from models.glip.deformable import gathered, sampled
 from models.glip.dyhead import Sampling
 from models.glip.head import anchor_boxes
 from models.glip.names import is_ignored, official_names
@@ -221,7 +221,7 @@ def cases(functions: GoldenFile, pattern: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("convolution", [deform_conv2d, sampled])
+@pytest.mark.parametrize("convolution", [gathered, sampled])
 def test_deformable_convolution(functions: GoldenFile, convolution: Callable[..., Tensor]) -> None:
     for case in cases(functions, r"dcn_\d+"):
         x, offset, mask, weight, bias, stride, out = (
