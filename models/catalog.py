@@ -103,7 +103,7 @@ class ModelRow:
 
     name: str
     title: str
-    task: str  # "clip", "clipdraw", "styleclip" (an encoder), "stylegan", "inversion", later "detection"
+    task: str  # "clip", "clipdraw", "styleclip" (an encoder), "stylegan", "inversion", "detection"
     family: str  # "mini", "official", "successor" or "own"
     preset: str  # open_clip's architecture, or our config's name
     source: Hub | Embedded | Own
@@ -228,6 +228,72 @@ def _load_official_generator(row: ModelRow, context: LoadContext) -> Any:
     return load_generator(slim, context.device)
 
 
+def _load_glip_mini(row: ModelRow, context: LoadContext) -> Any:
+    from models.glip.checkpoints import load_glip_mini
+
+    assert isinstance(row.source, Embedded)
+    for file in row.files:
+        weights.verify(row.source.directory / file.name, file.sha256)
+    context.report(0.5, f"Loading {row.title}")
+    return load_glip_mini(row.source.directory, context.device, context.dtype)
+
+
+def _load_successor(row: ModelRow, context: LoadContext) -> Any:
+    from models.detection.successors import load_successor
+
+    assert isinstance(row.source, Hub)
+    if row.needs_download(context.cache):
+        context.report(0.0, row.notice)
+    folder = weights.fetch(
+        row.source,
+        row.files,
+        cache=context.cache,
+        offline=context.offline,
+        report=context.report,
+    )
+    context.report(1.0, f"Loading {row.title}")
+    return load_successor(row.name, folder, context.device, context.dtype)
+
+
+def _load_gated_successor(row: ModelRow, context: LoadContext) -> Any:
+    """A file that its owner gives only to those who accepted the licence by name: downloaded by
+    the user's own account with Hugging Face's own program, looked for in its cache, verified."""
+    from models.errors import WeightsError
+
+    assert isinstance(row.source, Hub)
+    if row.needs_download(context.cache):
+        repo, revision = row.source.repo, row.source.revision
+        raise WeightsError(
+            f"{row.title} is given only to those who accepted its licence: accept it at "
+            f"https://huggingface.co/{repo}, run `hf auth login` and "
+            f"`hf download {repo} --revision {revision} --exclude '*.pt'`, then try again."
+        )
+    return _load_successor(row, context)
+
+
+def _load_own_detector(row: ModelRow, context: LoadContext) -> Any:
+    """A folder is a successor's; a GLIP file is kept as half-precision safetensors in our cache."""
+    assert isinstance(row.source, Own)
+    path = row.source.path
+    context.report(0.0, f"Reading {row.title}")
+    if path.is_dir():
+        from models.detection.successors import load_successor
+
+        return load_successor(row.name, path, context.device, context.dtype)
+    from models.glip.checkpoints import convert_once, load_grounder
+
+    if path.suffix != ".safetensors" and path.is_file():
+        stat = path.stat()
+        slim = f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}-fp16.safetensors"
+        slim_path = (context.cache or weights.cache_directory()) / "glip" / slim
+        if not slim_path.is_file():
+            context.report(0.2, f"Converting {row.title} to safetensors, once")
+        convert_once(path, slim_path)
+        path = slim_path
+    context.report(0.8, f"Loading {row.title}")
+    return load_grounder(path, None, context.device, context.dtype, row.name)
+
+
 def _openai(
     name: str, title: str, preset: str, repo: str, revision: str, size: int, sha256: str, knows: str
 ) -> ModelRow:
@@ -315,6 +381,184 @@ def own_generator_rows(path: Path) -> Mapping[str, ModelRow]:
     )
     return {row.name: row for row in rows}
 
+
+def glip_mini_row(directory: Path, files: tuple[WeightFile, ...]) -> ModelRow:
+    """The row of glip-mini, whose trained part is `files` in `directory`."""
+    return ModelRow(
+        name="glip-mini",
+        title="GLIP mini",
+        task="detection",
+        family="mini",
+        preset="glip-mini",
+        source=Embedded(directory),
+        files=files,
+        licence="Apache-2.0",
+        knows="Emoji things, drawn faces and what they wear, in words of any kind.",
+        load=_load_glip_mini,
+    )
+
+
+def own_detector_rows(path: Path) -> Mapping[str, ModelRow]:
+    """Rows for the detectors that a user keeps in a folder: GLIP's files, and successors as
+    transformers saves them.
+
+    Costs a directory listing; a file is read when its row is first used.
+
+    Raises InputError when there are none.
+    """
+    from models.detection.files import list_detectors
+
+    rows = (
+        ModelRow(
+            name=f"own/{one.name}",
+            title=one.title,
+            task="detection",
+            family="own",
+            preset=one.model_type or "read from the file",
+            source=Own(one.path),
+            files=(WeightFile(one.path.name, one.bytes, ""),),
+            licence="that of your file",
+            knows="What it was trained on.",
+            load=_load_own_detector,
+        )
+        for one in list_detectors(path)
+    )
+    return {row.name: row for row in rows}
+
+
+# GLIP's own files (hub repository GLIPModel/GLIP) and LLMDet-tiny have no row: no public source
+# tells their SHA-256, and without it nothing is downloaded. `own_detector_rows` reads them from a
+# folder of the user's.
+_DETECTORS = (
+    ModelRow(
+        name="grounding-dino-tiny",
+        title="GroundingDINO tiny",
+        task="detection",
+        family="successor",
+        preset="grounding-dino",
+        source=Hub("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71"),
+        files=(
+            WeightFile(
+                "model.safetensors",
+                689_359_096,
+                "1a2412ef99bd74bcd3c2a246fa1e48581f8889a1300c9051974741314fc042f3",
+            ),
+            WeightFile(
+                "config.json",
+                1_644,
+                "eec82c5ab66e16df12a9a212e68ac011779927c2536cf9078658e35d85f0c67a",
+            ),
+            WeightFile(
+                "preprocessor_config.json",
+                457,
+                "8454179ba95e2ad22947835aad7b45862a601fc0055ab88bf1ee70892d3aea60",
+            ),
+            WeightFile(
+                "tokenizer.json",
+                711_396,
+                "d241a60d5e8f04cc1b2b3e9ef7a4921b27bf526d9f6050ab90f9267a1f9e5c66",
+            ),
+            WeightFile(
+                "tokenizer_config.json",
+                1_237,
+                "d40ab645b68211910b9170d22433d43186a6ec8ee6fd10ba170524b25bf4fb56",
+            ),
+            WeightFile(
+                "special_tokens_map.json",
+                125,
+                "b6d346be366a7d1d48332dbc9fdf3bf8960b5d879522b7799ddba59e76237ee3",
+            ),
+            WeightFile(
+                "added_tokens.json",
+                82,
+                "909e96cb32d92ce728a01bc99850cbba26196d74115c17ebeb019275412588f2",
+            ),
+            WeightFile(
+                "vocab.txt",
+                231_508,
+                "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+            ),
+        ),
+        licence="Apache-2.0 (IDEA Research)",
+        knows="Photographs of nearly everything; Swin-T, trained on GLIP-T's data.",
+        load=_load_successor,
+    ),
+    ModelRow(
+        name="owlv2-base",
+        title="OWLv2 base",
+        task="detection",
+        family="successor",
+        preset="owlv2",
+        source=Hub(
+            "google/owlv2-base-patch16-ensemble", "cfd3195ba4ea9592eec887ded089f4c08eff231d"
+        ),
+        files=(
+            WeightFile(
+                "model.safetensors",
+                619_918_824,
+                "e1e130b9e404cf91a75ad45644c1da9d7fa5284085eecc864266a6923efb99e7",
+            ),
+            WeightFile(
+                "config.json",
+                414,
+                "ba9df8c25a4b8461887dd0a93d9252c9cd84697fe8d49a9d8794ce409af9acb2",
+            ),
+            WeightFile(
+                "preprocessor_config.json",
+                425,
+                "cf3e396635b797ee1a464e1b2836e98748f8edac19e89aaa2c93b55ac15b0064",
+            ),
+            WeightFile(
+                "vocab.json",
+                1_059_962,
+                "e089ad92ba36837a0d31433e555c8f45fe601ab5c221d4f607ded32d9f7a4349",
+            ),
+            WeightFile(
+                "merges.txt",
+                524_619,
+                "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a",
+            ),
+            WeightFile(
+                "tokenizer_config.json",
+                1_100,
+                "b55cda6198e152ded427c8a9b3faf1cccf27a7fa080697a62f6ff143f511f44f",
+            ),
+            WeightFile(
+                "special_tokens_map.json",
+                121,
+                "d6e2b9cf664efbad2d22998b8d3da986abcbeed3e0825ad33605c9401f9cf73e",
+            ),
+            WeightFile(
+                "added_tokens.json",
+                67,
+                "e5dc0da35d20111e8ff3fdfc03682beca23d5f94ed74331bce81786b2636a24f",
+            ),
+        ),
+        licence="Apache-2.0 (Google)",
+        knows="Photographs of nearly everything; names, not sentences.",
+        load=_load_successor,
+    ),
+    ModelRow(
+        name="sam3",
+        title="SAM 3",
+        task="detection",
+        family="successor",
+        preset="sam3",
+        source=Hub("facebook/sam3", "3c879f39826c281e95690f02c7821c4de09afae7"),
+        # Its small files have no public SHA-256. They are data that Hugging Face's own program
+        # fetched at this revision, beside the weights.
+        files=(
+            WeightFile(
+                "model.safetensors",
+                3_439_938_512,
+                "6d06f0a5f84e435071fe6603e61d0b4cc7b40e0d39d487cfd4d67d8cc11cc14a",
+            ),
+        ),
+        licence="SAM License (Meta), to be accepted there first",
+        knows="Photographs of nearly everything, with masks; short noun phrases.",
+        load=_load_gated_successor,
+    ),
+)
 
 _ROWS = (
     _mini(
@@ -478,6 +722,7 @@ _ROWS = (
         "894bc6a08a6bbe4c22bf91195dd4fdd4ee7f6859e06ce3517e7b3bfa9a8b2565",
         "Horses (LSUN).",
     ),
+    *_DETECTORS,
 )
 
 CATALOG: Mapping[str, ModelRow] = MappingProxyType({row.name: row for row in _ROWS})

@@ -12,7 +12,6 @@ only what ties every box to the words that were typed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from models.detection.detections import Detections, Rle, encode_mask
+from models.detection.files import WEIGHTS, model_type_of
 from models.errors import WeightsError
 from models.glip.grounding import GroundingThresholds, RawDetections
 from models.glip.postprocess import MIN_PROBABILITY
@@ -37,7 +37,6 @@ from models.weights import check_safetensors
 
 Size = tuple[int | None, int | None]
 
-WEIGHTS = "model.safetensors"
 MAX_CANDIDATES = 1000
 MAX_ASPECT = 16  # long side to short side of a picture that is scaled by its longer one
 MAX_SIDE = 4096  # far above what any of the networks sees
@@ -428,16 +427,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 )
 
 
-def family_of(directory: Path) -> str | None:
-    """The key of `FAMILIES` that a folder's config.json names; None if it is no such folder."""
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    return kind if isinstance(kind, str) and kind in FAMILIES else None
-
-
 def load_successor(
     name: str,
     directory: Path,
@@ -451,8 +440,8 @@ def load_successor(
         WeightsError: it holds no detector of `FAMILIES`, a file is missing or damaged, or the
             weights do not fill the network.
     """
-    kind = family_of(directory)
-    if kind is None:
+    kind = model_type_of(directory)
+    if not kind:
         raise WeightsError(
             f"{directory} holds no detector of transformers; its config.json must name one of "
             f"{', '.join(FAMILIES)}."

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from models.catalog import ASSETS, CLIP_MINI_FILES
+from models.detection.files import GLIP_KEY
 from models.errors import WeightsError
 from models.glip.config import GlipConfig, ResnetConfig, SwinConfig
 from models.glip.glip import Glip
@@ -47,7 +48,7 @@ TITLES: Mapping[str, str] = {
 }
 # Single numbers stay float32 in a half-precision file.
 EXACT = re.compile(r"head\.(scales\.\d|log_scale|bias0)")
-NAME_KEY = "glip"  # in the header of our safetensors: the preset's name
+NAME_KEY = GLIP_KEY  # in the header of our safetensors: the preset's name
 
 
 # ------------------------------------------------------------------------------------- variants

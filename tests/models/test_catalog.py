@@ -5,22 +5,42 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from models.catalog import ASSETS, CATALOG, LoadContext, ModelRow, own_generator_rows, row_of
+from models.catalog import (
+    ASSETS,
+    CATALOG,
+    LoadContext,
+    ModelRow,
+    glip_mini_row,
+    own_detector_rows,
+    own_generator_rows,
+    row_of,
+)
 from models.errors import InputError, OfflineError, WeightsError
 from models.registry import Registry
 from models.stylegan.checkpoints import save_generator
 from models.stylegan.generator import Generator, GeneratorConfig
-from models.weights import Embedded, Hub, Own, WeightFile, sha256_of
+from models.weights import (
+    SAFE_SUFFIXES,
+    Embedded,
+    Hub,
+    Own,
+    WeightFile,
+    minilm_directory,
+    sha256_of,
+)
 from tests.stylegan_support import picture, rosinality_state, tiny_generator
 
 CONTEXT = LoadContext(torch.device("cpu"), torch.float32, offline=True)
 OFFICIAL = [row for row in CATALOG.values() if isinstance(row.source, Hub)]
 CLIP = [row for row in OFFICIAL if row.task == "clip"]
 GENERATORS = [row for row in OFFICIAL if row.task == "stylegan"]
+DETECTORS = [row for row in OFFICIAL if row.task == "detection"]
+GATED = ("sam3",)  # not downloaded by us
 
 
 def _row(name: str) -> object:
@@ -29,6 +49,9 @@ def _row(name: str) -> object:
 
 EVERY_ROW = pytest.mark.parametrize("row", [_row(name) for name in CATALOG])
 EVERY_OFFICIAL_ROW = pytest.mark.parametrize("row", [_row(row.name) for row in OFFICIAL])
+EVERY_DOWNLOAD = pytest.mark.parametrize(
+    "row", [_row(row.name) for row in OFFICIAL if row.name not in GATED]
+)
 EVERY_OFFICIAL_CLIP = pytest.mark.parametrize("row", [_row(row.name) for row in CLIP])
 EVERY_OFFICIAL_GENERATOR = pytest.mark.parametrize("row", [_row(row.name) for row in GENERATORS])
 
@@ -50,6 +73,9 @@ def test_the_promised_models_are_on_offer() -> None:
         "stylegan2-cat",
         "stylegan2-church",
         "stylegan2-horse",
+        "grounding-dino-tiny",
+        "owlv2-base",
+        "sam3",
     }
 
 
@@ -62,7 +88,7 @@ def test_rows_are_complete_and_frozen(row: ModelRow) -> None:
         assert "\n" not in text
     assert row.files
     assert row.bytes == sum(file.bytes for file in row.files) > 0
-    assert all((file.slim or file.name).endswith((".safetensors", ".json")) for file in row.files)
+    assert all((file.slim or file.name).endswith(SAFE_SUFFIXES) for file in row.files)
     with pytest.raises(FrozenInstanceError):
         row.title = "other"  # type: ignore[misc]
     with pytest.raises(TypeError):
@@ -108,7 +134,48 @@ def test_official_sizes_are_those_of_the_architecture(row: ModelRow) -> None:
     assert 0 < header < 150_000
 
 
-@EVERY_OFFICIAL_ROW
+@pytest.mark.parametrize("row", [_row(row.name) for row in DETECTORS])
+def test_successors_are_float32_of_their_architecture(row: ModelRow) -> None:
+    """The size of the file is that of transformers' network and a header: the digest belongs to
+    weights of this architecture."""
+    import transformers
+
+    config: Any
+    if row.name == "owlv2-base":
+        config = transformers.Owlv2Config(vision_config={"image_size": 960})
+        build: Any = transformers.Owlv2ForObjectDetection
+    elif row.name == "sam3":
+        config, build = transformers.Sam3VideoConfig(), transformers.Sam3VideoModel
+    else:
+        config, build = (
+            transformers.GroundingDinoConfig(),
+            transformers.GroundingDinoForObjectDetection,
+        )
+    with torch.device("meta"):
+        network = build(config)
+    tensors = sum(tensor.nbytes for tensor in network.parameters())
+    # Older versions also saved Swin's position indices, 0.2 MB.
+    assert 0 < row.files[0].bytes - tensors < 400 * len(network.state_dict())
+
+
+def test_the_vocabulary_of_grounding_dino_is_bert_s() -> None:
+    """An independent check of one digest: MiniLM comes with the same file."""
+    (vocabulary,) = (f for f in CATALOG["grounding-dino-tiny"].files if f.name == "vocab.txt")
+    packaged = minilm_directory() / "vocab.txt"
+    assert (packaged.stat().st_size, sha256_of(packaged)) == (vocabulary.bytes, vocabulary.sha256)
+
+
+def test_a_gated_model_says_what_to_do(tmp_path: Path) -> None:
+    row = CATALOG["sam3"]
+    assert "to be accepted" in row.notice
+    with pytest.raises(
+        WeightsError, match=r"accept it at https://huggingface\.co/facebook/sam3, run"
+    ):
+        row.load(row, replace(CONTEXT, offline=False, cache=tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+@EVERY_DOWNLOAD
 def test_size_source_and_licence_are_told_before_a_download(row: ModelRow, tmp_path: Path) -> None:
     assert row.needs_download(tmp_path)
     assert f"{row.bytes / 1e6:,.0f} MB" in row.notice
@@ -232,3 +299,55 @@ def test_own_generators_are_rows_that_can_be_leased(tmp_path: Path) -> None:
         assert torch.allclose(picture(generator), picture(tiny_generator()), atol=1e-4)
     with pytest.raises(WeightsError, match=r"broken\.pt is damaged"):
         registry.preload(["own/broken"])
+
+
+# --------------------------------------------------------------------------------- detectors
+
+
+def test_own_glips_and_successors_are_rows(tmp_path: Path) -> None:
+    (tmp_path / "broken.pth").write_bytes(b"no checkpoint")
+    folder = tmp_path / "owl"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "owlv2"}')
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    rows = own_detector_rows(tmp_path)
+    assert list(rows) == ["own/broken.pth", "own/owl"]
+    assert {row.task for row in rows.values()} == {"detection"}
+    assert rows["own/owl"].preset == "owlv2"
+    assert not any(row.needs_download() for row in rows.values())
+    registry = Registry({**CATALOG, **rows}, device="cpu", offline=True, cache=tmp_path / "cache")
+    with pytest.raises(WeightsError, match=r"broken\.pth is damaged, cut short"):
+        registry.preload(["own/broken.pth"])
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        registry.preload(["own/owl"])
+
+
+def test_a_user_s_glip_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.glip import checkpoints
+    from tests.glip_files import SMALL, random_glip, write_official
+
+    monkeypatch.setattr(checkpoints, "PRESETS", (lambda: SMALL,))
+    monkeypatch.setattr(checkpoints, "TITLES", {SMALL.name: "small GLIP"})
+    path = write_official(random_glip(), tmp_path / "glip.pth")
+    (row,) = own_detector_rows(path).values()
+    heard: list[str] = []
+    context = replace(
+        CONTEXT, cache=tmp_path / "cache", report=lambda fraction, text: heard.append(text)
+    )
+    first = row.load(row, context)
+    assert [text.split()[0] for text in heard] == ["Reading", "Converting", "Loading"]
+    (slim,) = (tmp_path / "cache" / "glip").iterdir()
+    heard.clear()
+    again = row.load(row, context)
+    assert [text.split()[0] for text in heard] == ["Reading", "Loading"]
+    assert first.name == again.name == "own/glip.pth"
+    state = again.model.state_dict()
+    assert all(torch.equal(state[k], tensor) for k, tensor in first.model.state_dict().items())
+    assert slim.stat().st_size < path.stat().st_size
+
+
+def test_glip_mini_is_verified_before_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+    row = glip_mini_row(tmp_path, (WeightFile("model.safetensors", 100, "0" * 64),))
+    with pytest.raises(WeightsError, match=r"damaged or was changed .* install CLIP Atelier again"):
+        row.load(row, CONTEXT)

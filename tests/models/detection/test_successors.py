@@ -15,14 +15,14 @@ import transformers
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from models.detection.files import MODEL_TYPES, list_detectors, model_type_of
 from models.detection.successors import (
     FAMILIES,
     Successor,
     SuccessorDetections,
-    family_of,
     load_successor,
 )
-from models.errors import WeightsError
+from models.errors import InputError, WeightsError
 from models.glip.grounding import GroundingThresholds
 from models.glip.postprocess import MIN_PROBABILITY
 from models.glip.prompts import Prompt, Word, list_prompt
@@ -389,7 +389,7 @@ def test_what_was_saved_is_what_is_read(kind: str, made: dict[str, Made]) -> Non
     assert not any(parameter.requires_grad for parameter in successor.model.parameters())
     assert not successor.model.training
     assert successor.nbytes() > 0
-    assert family_of(made[kind].folder) == kind
+    assert model_type_of(made[kind].folder) == kind
 
 
 def _rewritten(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -455,6 +455,33 @@ def test_a_folder_that_is_none(
     with pytest.raises(WeightsError, match=sentence) as caught:
         load_successor("x", folder)
     assert str(caught.value).count("\n") == 0
+
+
+def test_a_folder_lists_what_it_holds(folders: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    shutil.copytree(folders["owlv2"], tmp_path / "owl")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "glip.pth").write_bytes(b"anything")
+    (tmp_path / ".hidden.pth").write_bytes(b"anything")
+    save_file({"x": torch.ones(1)}, tmp_path / "slim.safetensors", metadata={"glip": "glip-tiny"})
+    save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    found = list_detectors(tmp_path)
+    assert [(one.name, one.model_type) for one in found] == [
+        ("glip.pth", ""),
+        ("owl", "owlv2"),
+        ("slim.safetensors", ""),
+    ]
+    assert list_detectors(tmp_path / "owl") == [found[1]]
+    assert list_detectors(tmp_path / "glip.pth") == [found[0]]
+    for path, sentence in ((tmp_path / "empty", "no detector in"), (tmp_path / "x", "not exist")):
+        with pytest.raises(InputError, match=sentence):
+            list_detectors(path)
+
+
+def test_the_list_knows_all_families() -> None:
+    assert set(MODEL_TYPES) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
