@@ -18,16 +18,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from models.detection.boxes import rescale_boxes
-from models.glip import Glip
+from models.detection.boxes import clip_boxes, decode, encode, rescale_boxes
+from models.detection.nms import nms_per_label
+from models.glip import Glip, GlipConfig
 from models.glip.config import STRIDES
 from models.glip.deformable import gathered, sampled
 from models.glip.dyhead import Sampling
 from models.glip.head import anchor_boxes
 from models.glip.names import is_ignored, official_names
 from models.glip.postprocess import find_candidates, label_scores, select
+from models.glip.preprocess import prepare, resized
+from models.glip.prompts import (
+    Prompt,
+    TokenizedPrompt,
+    evaluation_prompt,
+    tokenize,
+    wordpiece,
+)
 from tests.glip_support import (
     GlipGolden,
     GoldenFile,
@@ -101,6 +112,37 @@ def bar(case: Case, name: str) -> float:
     column = 2 * (case.dtype == torch.float32) + case.full_size
     reached = next(row for pattern, row in REACHED.items() if re.match(pattern, name))
     return max(FACTOR * reached[column], ROUNDING[column])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return wordpiece()
+
+
+def test_the_input_is_the_references(case: Case, tokenizer: Tokenizer) -> None:
+    golden = case.golden
+    picture = Image.fromarray(golden["image"].flip(-1).numpy())  # BGR there
+    # 0 stands for a picture that keeps its size.
+    min_size = int(golden["min_size"]) or min(picture.size)
+    seen = prepare(picture, golden.config, min_size, max_size=10_000)
+    assert seen.size == tuple(golden["image_size"].tolist()[::-1])
+    assert seen.pixels.shape == golden.pixels.shape
+    assert (seen.pixels - golden.pixels).abs().max() < 1e-6
+    prompt = Prompt.from_spans(str(golden.arrays["caption"]), golden["spans"].tolist())
+    check_tokens(golden, "", tokenize(prompt, tokenizer), pairs="label_token_pairs")
+
+
+def check_tokens(
+    golden: GoldenFile, prefix: str, tokens: TokenizedPrompt, pairs: str = "pairs"
+) -> None:
+    """Against the arrays `prefix` + input_ids, positive_map and the pairs."""
+    length = len(tokens.input_ids)
+    ids, positive = golden[f"{prefix}input_ids"], golden[f"{prefix}positive_map"]
+    assert tokens.input_ids.tolist() == ids[:length].tolist()
+    assert ids[length:].abs().sum() == 0
+    assert tokens.label_token_pairs.tolist() == golden[prefix + pairs].tolist()
+    assert (tokens.positive - positive[:, :length]).abs().max() < 4e-7
+    assert positive[:, length:].abs().sum() == 0
 
 
 @pytest.fixture(scope="module")
@@ -245,8 +287,9 @@ def test_anchors(functions: GoldenFile) -> None:
 
 @pytest.mark.parametrize("how", ["mean", "max"])
 def test_label_scores(functions: GoldenFile, how: str) -> None:
-    scores, labels = label_scores(functions["token_scores"], functions["token_pairs"], how)
-    assert labels.tolist() == [1, 2, 3]
+    pairs = functions["token_pairs"]
+    scores, labels = label_scores(functions["token_scores"], pairs, how)
+    assert labels.tolist() == sorted(set(pairs[:, 0].tolist()))
     assert (scores - functions[f"label_scores_{how}"]).abs().max() < 1e-15
 
 
@@ -262,3 +305,64 @@ def test_post_processing(functions: GoldenFile) -> None:
     assert labels.tolist() == functions["post_labels"].tolist()
     assert (scores - functions["post_scores"]).abs().max() < 1e-15
     assert (boxes - functions["post_boxes"]).abs().max() < 2e-5
+
+
+def test_prompts(functions: GoldenFile, tokenizer: Tokenizer) -> None:
+    for case in cases(functions, r"prompt_\d+"):
+        caption, spans = str(functions.arrays[f"{case}_caption"]), functions[f"{case}_spans"]
+        prompt = Prompt.from_spans(caption, spans.tolist())
+        tokens = tokenize(prompt, tokenizer)
+        check_tokens(functions, f"{case}_", tokens)
+        assert list(prompt.names) == functions.arrays[f"{case}_labels"].tolist(), case
+
+
+def test_evaluation_prompts(functions: GoldenFile, tokenizer: Tokenizer) -> None:
+    for case in cases(functions, r"eval_\d+"):
+        prompt = evaluation_prompt(functions.arrays[f"{case}_labels"].tolist())
+        assert prompt.caption == str(functions.arrays[f"{case}_caption"])
+        pairs = tokenize(prompt, tokenizer).label_token_pairs
+        assert pairs.tolist() == functions[f"{case}_pairs"].tolist(), case
+
+
+def test_sizes(functions: GoldenFile) -> None:
+    rules = [
+        ("resize_wh", key, (int(found[1]), int(found[2])))
+        for key in functions.arrays
+        if (found := re.fullmatch(r"resize_(\d+)_(\d+)_hw", key))
+    ]
+    assert rules
+    uncapped = ("resize_short_wh", "resize_short_hw", (int(functions["resize_short_min"]), None))
+    for given, wanted, rule in [*rules, uncapped]:
+        ours = [resized(w, h, *rule)[::-1] for w, h in functions[given].tolist()]
+        assert ours == [tuple(size) for size in functions[wanted].tolist()], wanted
+
+
+def test_pixels(functions: GoldenFile) -> None:
+    picture = Image.fromarray(functions["pixels_in"].flip(-1).numpy())  # BGR there
+    seen = prepare(picture, GlipConfig.tiny(), min_size=int(functions["pixels_min"]))
+    assert (seen.pixels[0] - functions["pixels_padded"]).abs().max() < 1e-6
+    width, height = seen.size
+    assert (seen.pixels[0, :, :height, :width] - functions["pixels_out"]).abs().max() < 1e-6
+
+
+def test_boxes(functions: GoldenFile) -> None:
+    anchors, decoded = functions["coder_anchors"], functions["coder_decoded"]
+    assert (decode(functions["coder_deltas"], anchors) - decoded).abs().max() < 1e-12
+    encoded = encode(functions["coder_gt"], anchors)
+    assert (encoded - functions["coder_encoded"]).abs().max() < 1e-12
+    size, original = (tuple(functions[f"{name}_size_wh"].tolist()) for name in ("clip", "back"))
+    # These two were stored in float32.
+    assert (clip_boxes(decoded, *size) - functions["clip_out"]).abs().max() < 1e-4
+    scaled = rescale_boxes(decoded, size, original)
+    torch.testing.assert_close(scaled.float(), functions["back_out"], rtol=1e-6, atol=1e-4)
+
+
+def test_suppression(functions: GoldenFile) -> None:
+    for case in cases(functions, r"nms_\d+"):
+        boxes, scores, labels, threshold, keep = (
+            functions[f"{case}_{name}"]
+            for name in ("boxes", "scores", "labels", "threshold", "keep")
+        )
+        assert nms_per_label(boxes, scores, labels, float(threshold)).tolist() == keep.tolist(), (
+            case
+        )
