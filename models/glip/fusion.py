@@ -16,7 +16,8 @@ class Fusion(nn.Module):
     The reference projects every cell into `width` dimensions three times. Words are few, so the
     projections of cells are folded into what stands on the other side of each product:
     (v Wq + bq) k' = v (Wq k') + bq k', and sum_m p_m (v_m W + b) = (sum_m p_m v_m) W + b. The
-    numbers are the same; for ten words it costs a twentieth and keeps nothing of (M, width).
+    numbers are the same; with twelve words that is a twentieth of the multiplications, and nothing
+    of size (M, width) is kept.
 
     Args:
         channels: of a cell.
