@@ -1,5 +1,6 @@
 """The catalogue: complete, immutable, cheap to import, in agreement with open_clip."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -163,6 +164,16 @@ def test_the_vocabulary_of_grounding_dino_is_bert_s() -> None:
     (vocabulary,) = (f for f in CATALOG["grounding-dino-tiny"].files if f.name == "vocab.txt")
     packaged = minilm_directory() / "vocab.txt"
     assert (packaged.stat().st_size, sha256_of(packaged)) == (vocabulary.bytes, vocabulary.sha256)
+
+
+def test_the_merges_of_owlv2_are_openai_s() -> None:
+    """Another: open_clip comes with the same merges, without the first line."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in SimpleTokenizer().bpe_ranks)]
+    content = "".join(f"{line}\n" for line in lines).encode()
+    (merges,) = (file for file in CATALOG["owlv2-base"].files if file.name == "merges.txt")
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (merges.bytes, merges.sha256)
 
 
 def test_a_gated_model_says_what_to_do(tmp_path: Path) -> None:

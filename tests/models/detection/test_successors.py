@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -29,6 +30,7 @@ from models.glip.prompts import Prompt, Word, list_prompt
 from models.jobs import run_to_end
 from models.weights import minilm_directory
 
+MARKS = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
 EVERYTHING = GroundingThresholds(box=0.0, text=0.0, nms=1.0, max_boxes=1000)
 APPLE_DOG = list_prompt(["Red Apple", "dog"])  # "Red Apple. dog"
 
@@ -59,12 +61,9 @@ def bert_tokenizer() -> Any:
 
 
 def clip_tokenizer(length: int) -> Any:
-    from open_clip.tokenizer import SimpleTokenizer
-
     known = SimpleTokenizer()
-    marks = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     return transformers.CLIPTokenizer(
-        vocab={marks.get(word, word): number for word, number in known.encoder.items()},
+        vocab={MARKS.get(word, word): number for word, number in known.encoder.items()},
         merges=list(known.bpe_ranks),
         pad_token="!",
         model_max_length=length,
@@ -390,6 +389,28 @@ def test_what_was_saved_is_what_is_read(kind: str, made: dict[str, Made]) -> Non
     assert not successor.model.training
     assert successor.nbytes() > 0
     assert model_type_of(made[kind].folder) == kind
+
+
+def test_a_folder_of_2023_is_read_too(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As OWLv2's repository still is: preprocessor_config.json, vocab.json and merges.txt."""
+    folder = tmp_path / "owl"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folders["owlv2"] / name, folder)
+    known = SimpleTokenizer()
+    vocabulary = {MARKS.get(word, word): number for word, number in known.encoder.items()}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    merges = "".join(f"{' '.join(pair)}\n" for pair in known.bpe_ranks)
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}")
+    marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "!"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(marks))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**marks, "model_max_length": 16, "tokenizer_class": "CLIPTokenizer"})
+    )
+    told = json.loads((folders["owlv2"] / "processor_config.json").read_text())["image_processor"]
+    (folder / "preprocessor_config.json").write_text(json.dumps(told))
+    mine, expected = load_successor("owl", folder), load_successor("owl", folders["owlv2"])
+    np.testing.assert_array_equal(ground(mine).token_scores, ground(expected).token_scores)
 
 
 def _rewritten(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
