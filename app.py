@@ -75,13 +75,16 @@ def open_atelier(settings: Settings) -> Atelier:
     """Registry and job runner for `settings`."""
     from demos.ui.jobs import JobRunner
     from demos.ui.tab import Atelier
-    from models.catalog import CATALOG, own_generator_rows
+    from models.catalog import CATALOG, own_detector_rows, own_generator_rows
     from models.registry import Registry
 
-    folder = Path(settings.generators).expanduser()
-    own = own_generator_rows(folder) if settings.generators else {}
+    rows = dict(CATALOG)
+    if settings.generators:
+        rows |= own_generator_rows(Path(settings.generators).expanduser())
+    if settings.detectors:
+        rows |= own_detector_rows(Path(settings.detectors).expanduser())
     registry = Registry(
-        {**CATALOG, **own},
+        rows,
         device=settings.device,
         budget_bytes=settings.memory_budget,
         offline=settings.offline,

@@ -13,9 +13,10 @@ def _tabs() -> tuple[Any, ...]:
     """A new tab is one import and one name here (`demos.ui.tab.Tab` says what it holds)."""
     from demos.clip import TAB as CLIP
     from demos.clipdraw import TAB as CLIPDRAW
+    from demos.glip import TAB as GLIP
     from demos.styleclip import TAB as STYLECLIP
 
-    return (CLIP, STYLECLIP, CLIPDRAW)
+    return (CLIP, STYLECLIP, GLIP, CLIPDRAW)
 
 
 def __getattr__(name: str) -> Any:

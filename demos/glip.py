@@ -63,7 +63,8 @@ STEM = "glip"
 START = "kite"
 KNOWS = (
     "Mini finds what it was trained on: about 1,600 emoji things and what drawn faces wear, in any "
-    "words. Photographs of everything else begin with the official GLIP-T."
+    "words. Photographs of everything else begin with the official GLIP-T, whose file "
+    "--detectors offers here, and with its successors in the list."
 )
 PANELS = ("scene", "crops", "matrix", "listening")
 SHARES = ("threshold", "text_threshold", "nms", "max_boxes")
@@ -75,7 +76,8 @@ def build(atelier: Atelier) -> list[share.Field]:
     """Draw the tab and return what its link carries."""
     gr.set_static_paths([EXAMPLES_DIR])
     there = models_of(atelier.registry.catalog)
-    parts: dict[str, Any] = {"model": model_choice(there, FIRST)}
+    first = FIRST if FIRST in there else next(iter(there))
+    parts: dict[str, Any] = {"model": model_choice(there, first)}
     # Three parts: on a wide page the result stands beside both others, on a phone between them.
     with gr.Row(equal_height=False, elem_classes="atelier-studio"):
         with gr.Column(min_width=300):
@@ -84,7 +86,7 @@ def build(atelier: Atelier) -> list[share.Field]:
             with gr.Tab("Picture", id="picture") as one:
                 parts |= _build_result()
             with gr.Tab("Side by side", id="compare") as two:
-                parts |= _build_comparison(there)
+                parts |= _build_comparison(there, first)
             with gr.Tab("Many pictures", id="many") as many:
                 parts |= _build_batch()
         with gr.Column(min_width=300):
@@ -153,7 +155,7 @@ def _build_result() -> dict[str, Any]:
     with gr.Tabs():
         with gr.Tab("Crops"):
             parts["crops"] = _view("What the boxes hold appears here.")
-        with gr.Tab("Words and regions"):
+        with gr.Tab("Matrix"):
             parts["matrix"] = _view("How much each word speaks for each box appears here.")
         with gr.Tab("Listening"):
             parts["listening"] = stage(
@@ -173,8 +175,8 @@ def _share(label: str, value: float, info: str) -> gr.Slider:
     return slider(0, 1, value, step=0.01, label=label, info=info, min_width=180)
 
 
-def _build_comparison(there: Mapping[str, ModelRow]) -> dict[str, Any]:
-    other = next((name for name in there if name != FIRST), FIRST)
+def _build_comparison(there: Mapping[str, ModelRow], first: str) -> dict[str, Any]:
+    other = next((name for name in there if name != first), first)
     second = gr.Dropdown(
         [(title(row), name) for name, row in there.items()], value=other, label="Second model",
         filterable=False,

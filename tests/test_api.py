@@ -23,6 +23,7 @@ from PIL import Image
 
 import demos.clip
 import demos.clipdraw
+import demos.glip
 import demos.styleclip
 from demos.clip_pictures import examples
 from models.clipdraw import svg
@@ -30,6 +31,7 @@ from models.stylegan.generator import to_pictures
 from models.stylegan.latent import Latent
 from tests.clip_support import counting, mini, mini_registry, noise
 from tests.clipdraw_tab_support import tiny_registry
+from tests.glip_tab_support import scripted_registry
 from tests.models.styleclip.edit_support import quiet_generator
 from tests.styleclip_tab_support import LEARNED, furnish
 from tests.styleclip_tab_support import tiny_registry as styleclip_registry
@@ -465,3 +467,79 @@ def test_a_damaged_latent_is_refused_in_a_sentence(
     (tmp_path / "latent.safetensors").write_bytes(data)
     with pytest.raises(AppError, match=r"belongs to|not finite|no latent file"):
         edited(editor, seed_or_latent=handle_file(str(tmp_path / "latent.safetensors")))
+
+
+# --- GLIP ----------------------------------------------------------------------------------------
+
+GROUNDED = {"model", "settings", "seed", "seconds", "image", "detections"}
+
+
+@pytest.fixture(scope="module")
+def finder(serve: Callable[..., Any]) -> Iterator[Client]:
+    served = serve([demos.glip.TAB], registry=scripted_registry())
+    connected = Client(served.url, verbose=False)
+    yield connected
+    connected.close()
+
+
+def ground(client: Client, image: Any, *words: Any, **more: Any) -> dict[str, Any]:
+    picture = handle_file(str(image)) if image else None
+    return client.predict(picture, *words, **more, api_name="/glip_ground")
+
+
+def test_ground_answers_with_the_agreed_json(finder: Client, tmp_path: Path) -> None:
+    noise(950, (200, 100)).save(tmp_path / "a.png")
+    answer = ground(finder, tmp_path / "a.png", "two dogs and a kite", 0.5, "glip-mini")
+    assert answer.keys() == GROUNDED
+    assert answer["image"] == {"width": 200, "height": 100}
+    assert answer["settings"]["phrases"] == ["two dogs", "a kite"]
+    assert answer["settings"]["threshold"] == 0.5
+    assert [found["label"] for found in answer["detections"]] == ["two dogs", "a kite"]
+    best = answer["detections"][0]
+    assert best.keys() == {"box", "score", "label", "span", "mask"}
+    assert best["box"] == pytest.approx([0, 15, 40, 45])
+    assert best["span"] == [0, 8]
+
+
+def test_ground_needs_no_more_than_a_picture_and_words(finder: Client, tmp_path: Path) -> None:
+    noise(951).save(tmp_path / "a.png")
+    answer = ground(finder, tmp_path / "a.png", "dog; <b>kite</b>; קוף")
+    assert (answer["model"], answer["settings"]["threshold"]) == ("glip-mini", 0.3)
+    assert answer["settings"]["phrases"] == ["dog", "<b>kite</b>", "קוף"]
+    fewer = ground(finder, tmp_path / "a.png", "dog; kite", max_boxes=1, mode="caption")
+    assert len(fewer["detections"]) == 1
+
+
+@pytest.mark.parametrize("case", BAD_PICTURES)
+def test_ground_refuses_a_bad_picture_in_a_sentence(
+    case: str, finder: Client, tmp_path: Path
+) -> None:
+    make, sentence = BAD_PICTURES[case]
+    (tmp_path / "picture.png").write_bytes(make())
+    with pytest.raises(AppError, match=sentence):
+        ground(finder, tmp_path / "picture.png", "dog")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"prompt": ""}, "no words"),
+        ({"prompt": "?!;."}, "no words"),
+        ({"prompt": "x" * 10_000}, "10,000 characters; shorten"),
+        ({"prompt": ";".join(map(str, range(2000)))}, "2,000 names; give at most"),
+        ({"threshold": 1.5}, "lies between 0 and 1"),
+        ({"threshold": "NaN"}, "is a number"),
+        ({"nms": -1}, "lies between 0 and 1"),
+        ({"max_boxes": 0}, "At least 1"),
+        ({"mode": "poem"}, "poem"),
+        ({"model": "glip-99"}, "glip-99"),
+        ({"model": "clip-mini"}, "clip-mini"),
+        ({"image": None}, "Give a picture first"),
+    ],
+)
+def test_ground_refuses_other_bad_input_in_a_sentence(
+    arguments: dict[str, Any], sentence: str, finder: Client
+) -> None:
+    asked = {"image": CAT_AND_DOG, "prompt": "dog", **arguments}
+    with pytest.raises(AppError, match=sentence):
+        ground(finder, asked.pop("image"), asked.pop("prompt"), **asked)

@@ -21,6 +21,7 @@ class Settings:
     preload:       model names that are loaded and warm before the address is printed.
     present:       large type, no footer, no run history.
     generators:    folder with StyleGAN2 files of one's own, or one such file; "" is none.
+    detectors:     likewise with GLIP's files, or with successors as transformers saves them.
     """
 
     host: str = "127.0.0.1"
@@ -32,6 +33,7 @@ class Settings:
     present: bool = False
     max_queue: int = 32
     generators: str = ""
+    detectors: str = ""
     root_path: str = ""
 
 
@@ -101,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
         default=base.generators,
         metavar="FOLDER",
         help="StyleGAN2 files of your own for StyleCLIP: a folder, or one file",
+    )
+    add(
+        "--detectors",
+        default=base.detectors,
+        metavar="FOLDER",
+        help="GLIP files of your own, or successors as transformers saves them, for GLIP",
     )
     add("--root-path", "GRADIO_ROOT_PATH", default=base.root_path, help="path behind a proxy")
     return parser

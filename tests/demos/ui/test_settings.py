@@ -17,6 +17,7 @@ from demos.ui.settings import Settings, parse_settings
         ([], {}, Settings()),
         (["--port", "80", "--host", "0.0.0.0"], {}, Settings(port=80, host="0.0.0.0")),
         (["--generators", "/mine"], {}, Settings(generators="/mine")),
+        (["--detectors", "/mine"], {}, Settings(detectors="/mine")),
         ([], {"ATELIER_GENERATORS": "/mine"}, Settings(generators="/mine")),
         ([], {"ATELIER_PORT": "80"}, Settings(port=80)),
         (
