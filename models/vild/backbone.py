@@ -10,7 +10,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from models.clip.frozen import FrozenTower
 from models.vild.config import ResnetConfig, VildConfig
 
-BLOCKS = {50: (3, 4, 6, 3), 152: (3, 8, 36, 3)}
+BLOCKS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 152: (3, 8, 36, 3)}
 
 
 class Resnet(ResNet):  # type: ignore[misc]  # torchvision has no types

@@ -13,9 +13,10 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ResnetConfig:
-    """A ResNet of bottleneck blocks (He et al. 2016), the stride in the 3x3 convolution."""
+    """A ResNet of bottleneck blocks (He et al. 2016), the stride in the 3x3 convolution; 14 is the
+    reference's smallest, without released weights."""
 
-    depth: Literal[50, 152] = 50
+    depth: Literal[14, 50, 152] = 50
     min_level: int = 2
     channels: tuple[int, ...] = (256, 512, 1024, 2048)  # of C2 .. C5
 
@@ -134,6 +135,7 @@ class VildConfig:
             ensemble=True,
             mask_convs=2,
             mask_channels=32,
+            temperature=50.0,  # about clip-mini's own
             teacher="clip-mini",
             resize="antialiased",
             min_size=192,

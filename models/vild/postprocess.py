@@ -28,7 +28,7 @@ class Ranked:
 
 def corrected_boxes(deltas: Tensor, regions: Tensor, size: tuple[int, int]) -> Tensor:
     """Regions (N, 4) moved by the head's deltas (N, 4), inside `size` (width, height)."""
-    return clip_boxes(decode(deltas, regions), *size)
+    return clip_boxes(decode(deltas.float(), regions), *size)
 
 
 def rank_by_class(

@@ -47,18 +47,18 @@ def region_features(
         (sum of K, C, size, size), the pictures' regions one after another.
     """
     counts = [len(rows) for rows in boxes]
-    everything = torch.cat(list(boxes)).to(levels[0])
+    everything = torch.cat(list(boxes)).to(levels[0].device).float()
     picture = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     last = min_level + len(levels) - 1
     level = region_levels(everything, canonical_size, min_level, last).cpu()
     rows, parts = [], []
     for index, features in enumerate(levels):
         grid = _sampling_grid(everything / 2 ** (min_level + index), size, features)
-        for number in range(len(counts)):
+        for number, single in enumerate(features):
             mine = ((level == min_level + index) & (picture == number)).nonzero()[:, 0]
             if len(mine):
                 rows.append(mine)
-                parts.append(_sample(features[number], grid[mine.to(grid.device)]))
+                parts.append(_sample(single, grid[mine.to(grid.device)]))
     if not rows:
         return levels[0].new_zeros(0, levels[0].shape[1], size, size)
     order = torch.cat(rows).argsort().to(everything.device)
@@ -79,10 +79,12 @@ def _sampling_grid(boxes: Tensor, size: int, features: Tensor) -> Tensor:
 def _sample(features: Tensor, grid: Tensor) -> Tensor:
     """A map (C, h, w) at (K, size, size, 2) -> (K, C, size, size); beyond the edge is the edge."""
     count, size = grid.shape[:2]
+    # Half precision cannot say where a sample lies.
+    exact = torch.promote_types(features.dtype, torch.float32)
     sampled = F.grid_sample(
-        features[None],
-        grid.reshape(1, count * size, size, 2),
+        features[None].to(exact),
+        grid.reshape(1, count * size, size, 2).to(exact),
         padding_mode="border",
         align_corners=True,
     )
-    return sampled[0].view(-1, count, size, size).transpose(0, 1)
+    return sampled[0].view(-1, count, size, size).transpose(0, 1).to(features.dtype)

@@ -127,7 +127,7 @@ def select_proposals(
         post_nms: how many boxes a level, and then a picture, may give.
     """
     rows = []
-    for objectness, deltas, size in zip(output.objectness, output.deltas, sizes):
+    for objectness, deltas, size in zip(output.objectness.float(), output.deltas.float(), sizes):
         boxes = clip_boxes(decode(deltas, anchors, UNWEIGHTED), *size)
         found = [
             _best_of_level(*level, pre_nms, nms_threshold, post_nms)
