@@ -66,10 +66,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the teacher says of one picture: boxes (P, 4) and its vectors of the crops (P, D)."""
+    """What the teacher says of one picture: boxes (P, 4) and its vectors of the crops (P, D).
+
+    Boxes of zeros only fill up; nothing is learnt from them.
+    """
 
     boxes: Tensor
     embeddings: Tensor
+
+    @property
+    def real(self) -> Lesson:
+        """Without what fills up."""
+        valid = (self.boxes > 0).any(dim=1)
+        return Lesson(self.boxes[valid], self.embeddings[valid])
 
 
 @dataclass(frozen=True)
@@ -284,6 +293,7 @@ def _region_losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Names, boxes and the imitation."""
     found = [sample.boxes for sample in samples]
+    lessons = [lesson.real for lesson in lessons or ()]
     taught = torch.cat([lesson.embeddings for lesson in lessons]) if lessons else text[:0]
     count = sum(len(rows) for rows in found)
     if lessons and vild.image_head is None:

@@ -237,7 +237,9 @@ def losses_of(vild: Vild, lessons: bool = True) -> Losses:
     )
 
 
-@pytest.mark.parametrize("config", [VildConfig.mini(), VildConfig.mini_single()], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "config", [VildConfig.mini(), VildConfig.mini_single()], ids=lambda config: config.name
+)
 def test_every_learnt_weight_learns(config: VildConfig) -> None:
     torch.manual_seed(0)
     vild = Vild(config).train()
@@ -268,6 +270,25 @@ def test_without_a_teacher_there_is_nothing_to_imitate() -> None:
     losses = losses_of(Vild(VildConfig.mini()).train(), lessons=False)
     assert losses.image == 0
     losses.total().backward()
+
+
+def test_boxes_that_fill_up_teach_nothing() -> None:
+    torch.manual_seed(0)
+    vild = Vild(VildConfig.mini()).eval()
+    stages, targets, text, lessons = a_batch()
+    levels = vild.pyramid(stages)
+    filled = [
+        Lesson(
+            torch.cat([x.boxes, torch.zeros(3, 4)]), torch.cat([x.embeddings, torch.ones(3, 256)])
+        )
+        for x in lessons
+    ]
+    image = [
+        vild_losses(vild, levels, [(64, 64)] * 2, targets, text, some, Sampling.mini()).image
+        for some in (lessons, filled)
+    ]
+    assert image[0] > 0
+    assert image[0].item() == pytest.approx(image[1].item(), rel=1e-5)
 
 
 def test_a_few_steps_lower_every_term() -> None:
