@@ -61,9 +61,10 @@ class Shard:
 class FrozenParts:
     """clip-mini's image tower and MiniLM, as glip-mini uses them."""
 
-    def __init__(self, device: torch.device = torch.device("cpu")) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         import transformers
 
+        device = device or torch.device("cpu")
         encoder = load_mini(ASSETS / "clip-mini", device, torch.float32)
         self.encoder, self.device = encoder, device
         self.tower: Any = encoder.model.visual.trunk

@@ -65,6 +65,8 @@ def atss_assign(anchors: Tensor, level_sizes: Sequence[int], boxes: Tensor, real
         (N, M) index of the box, -1 for none.
     """
     count, most = real.shape
+    if not most:
+        return torch.full((count, len(anchors)), -1, device=boxes.device)
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2  # (M, 2)
     middles = (boxes[..., :2] + boxes[..., 2:]) / 2  # (N, B, 2)
     distance = torch.cdist(middles, centres.expand(count, -1, -1))  # (N, B, M)
@@ -82,8 +84,6 @@ def atss_assign(anchors: Tensor, level_sizes: Sequence[int], boxes: Tensor, real
     positive = (overlap >= threshold) & inside.all(-1) & real[..., None]
     claim = iou.new_full(iou.shape, -1.0)
     claim.scatter_(2, candidate, torch.where(positive, overlap, -1.0))
-    if not most:
-        return candidate.new_full((count, len(anchors)), -1)
     best, owner = claim.max(dim=1)  # (N, M)
     return torch.where(best >= 0, owner, -1)
 
@@ -120,9 +120,10 @@ def grounding_losses(
     words = (focal * mask[:, None]).sum() / positives
     own, truth = anchors[place], targets.boxes[row, mine]
     weight = centerness_targets(own, truth)
-    corner, far = decode(box_regression[row, place], own).split(2, dim=1)
+    found = decode(box_regression[row, place], own)
     # A box thinner than the coder's "+1" would be inside out.
-    overlap = generalized_box_iou_loss(torch.cat([corner, corner.maximum(far)], dim=1), truth)
+    found = torch.cat([found[:, :2], found[:, 2:].maximum(found[:, :2])], dim=1)
+    overlap = generalized_box_iou_loss(found, truth)
     boxes = BOX_WEIGHT * (overlap * weight).sum() / weight.sum().clamp(min=1e-6)
     certain = F.binary_cross_entropy_with_logits(centerness[row, place], weight, reduction="sum")
     return Losses(words, boxes, certain / positives)

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from . import avatars, scenes, sprites
 from .compose import TINTS, Composer, disturb, jpeg, uniform
@@ -95,7 +94,7 @@ class GroundingWorld:
         held_out: bool | None = False,
         families: tuple[Family, ...] = TRAINED,
         size: int = 192,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device | None = None,
     ) -> None:
         self.concepts = load()
         bank = sprites.load_bank(families)
@@ -103,7 +102,8 @@ class GroundingWorld:
         self.size = size
         self.table = SpriteTable(bank, len(self.concepts))
         self.mirrors = scenes.mirror_rule(self.concepts)
-        self.composer = Composer(bank.rgba, photos.rgb[photos.category < 0], size, device)
+        backgrounds = photos.rgb[photos.category < 0]
+        self.composer = Composer(bank.rgba, backgrounds, size, device or torch.device("cpu"))
         wanted = torch.tensor(
             [held_out is None or is_held_out(c) == held_out for c in self.concepts]
         )
@@ -170,10 +170,9 @@ class GroundingWorld:
         """The scene's names among up to `MOST_ABSENT` others, in any order."""
         groups = scenes.groups(drawn, index)
         present = {int(drawn.concept[index, places[0]]): places for places in groups}
-        wanted = list(present.items())
-        for concept in chance.sample(self.drawn.tolist(), chance.randint(0, MOST_ABSENT)):
-            if concept not in present:
-                wanted.append((concept, ()))
+        others = chance.sample(self.drawn.tolist(), chance.randint(0, MOST_ABSENT))
+        wanted: list[tuple[int, tuple[int, ...]]] = list(present.items())
+        wanted += [(concept, ()) for concept in others if concept not in present]
         chance.shuffle(wanted)
         names: dict[str, tuple[int, ...]] = {}
         for concept, places in wanted:
@@ -233,7 +232,7 @@ class GroundingWorld:
             face = torch.from_numpy(avatars.draw(look, side)).permute(2, 0, 1).float() / 255
             pictures[index, :, top : top + side, left : left + side] = face
             boxes = {
-                name: None if box is None else np.asarray(box) + (left, top, left, top)
+                name: None if box is None else np.asarray(box) + np.array((left, top, left, top))
                 for name, box in avatars.boxes(look, side).items()
             }
             found.append(self._asked_for_parts(boxes, chance))
