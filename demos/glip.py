@@ -147,11 +147,11 @@ def _build_result() -> dict[str, Any]:
     with gr.Row():
         parts["nms"] = _share("Overlap allowed (NMS)", 0.6, "Between boxes of one label.")
         parts["max_boxes"] = slider(
-            1, MAX_BOXES, 100, step=1, label="Max boxes", info="The best are kept.", min_width=180
+            1, MAX_BOXES, 100, step=1, label="Max boxes", info="The best are kept.", min_width=220
         )
     parts["auto"] = gr.Checkbox(True, label="The model's own thresholds", min_width=160)
     with gr.Row(elem_classes="atelier-tools"):
-        parts |= {name: gr.Button(name, size="sm", min_width=64) for name in EXPORTS}
+        parts |= {name: gr.Button(name, size="sm", min_width=52) for name in EXPORTS}
     with gr.Tabs():
         with gr.Tab("Crops"):
             parts["crops"] = _view("What the boxes hold appears here.")
@@ -172,7 +172,7 @@ def _view(text: str) -> gr.HTML:
 
 
 def _share(label: str, value: float, info: str) -> gr.Slider:
-    return slider(0, 1, value, step=0.01, label=label, info=info, min_width=180)
+    return slider(0, 1, value, step=0.01, label=label, info=info, min_width=220)
 
 
 def _build_comparison(there: Mapping[str, ModelRow], first: str) -> dict[str, Any]:

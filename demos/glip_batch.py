@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -16,10 +15,10 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import imageio_ffmpeg
-from gradio.utils import get_upload_folder
 from PIL import Image
 
 from demos.glip_form import Limits
@@ -55,21 +54,26 @@ class Basket:
     model: str
     prompt: Prompt
     limits: Limits
-    folder: Path
+    folder: Path  # of the annotated pictures
     settings: dict[str, Any] = field(default_factory=dict)
     rows: list[tuple[str, Detections]] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    keeper: Any = None
 
     @property
-    def last(self) -> str | None:
-        """Path of the last annotated picture."""
-        return str(self.folder / f"{len(self.rows) - 1}.jpg") if self.rows else None
+    def last(self) -> Image.Image | None:
+        """The last annotated picture."""
+        if not self.rows:
+            return None
+        with Image.open(self.folder / f"{len(self.rows) - 1}.jpg") as drawn:
+            drawn.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+            return drawn.copy()
 
     @classmethod
     def new(cls, model: str, prompt: Prompt, limits: Limits) -> Basket:
-        """An empty one, where Gradio clears up."""
-        Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
-        return cls(model, prompt, limits, Path(tempfile.mkdtemp(dir=get_upload_folder())))
+        """An empty one, whose folder goes with it: with the session, at the latest."""
+        keeper = TemporaryDirectory(prefix="glip-")
+        return cls(model, prompt, limits, Path(keeper.name), keeper=keeper)
 
 
 def pictures_in(paths: Sequence[str] | None, rate: float) -> Iterator[tuple[str, Opener]]:

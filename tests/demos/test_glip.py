@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import re
@@ -303,6 +304,8 @@ def test_many_pictures_become_one_zip(tmp_path: Path) -> None:
             break
     assert [step.fraction for step in steps] == sorted(step.fraction for step in steps)
     assert any(step.preview is not None for step in steps)
+    assert kept.last is not None
+    assert kept.last.size == (64, 48)
     assert kept.left_out == [("deep/notes.txt", kept.left_out[0][1])]
     with zipfile.ZipFile(pack(kept)) as archive:
         names = archive.namelist()
@@ -315,6 +318,15 @@ def test_many_pictures_become_one_zip(tmp_path: Path) -> None:
     assert {answer["image"]["width"] for answer in answers} == {40, 64}
     assert told["settings"]["threshold"] == 0.3
     assert told["left_out"][0]["file"] == "deep/notes.txt"
+
+
+def test_the_folder_of_a_batch_goes_with_it() -> None:
+    kept = Basket.new(MINI, read_words("dog", "auto"), OPEN)
+    folder = kept.folder
+    assert folder.is_dir()
+    del kept
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_what_was_done_before_stop_is_kept(tmp_path: Path) -> None:
