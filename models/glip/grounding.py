@@ -10,12 +10,10 @@ fusion and the head only. Scores and suppression are the reference's, see `postp
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +22,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from models.caches import Remembered
 from models.detection.boxes import rescale_boxes
 from models.detection.detections import Detections, Span
 from models.detection.nms import nms_per_label
@@ -36,7 +35,6 @@ from .postprocess import MAX_BOXES, MIN_PROBABILITY, NMS_THRESHOLD, find_candida
 from .preprocess import NetworkInput, prepare
 from .prompts import MAX_LABELS_AT_ONCE, Prompt, TokenizedPrompt, Word, chunked, tokenize
 
-T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 
 MOST_BOXES = 1000
@@ -186,33 +184,6 @@ class RawDetections:
         known: dict[str, int] = {}
         numbers = [known.setdefault(name.casefold(), len(known)) for name in self.labels]
         return np.asarray(numbers, dtype=np.int64)
-
-
-class Remembered(Generic[T]):
-    """The values of the most recently asked keys, shared between threads.
-
-    Values are functions of their keys and the model alone, so sharing them between users reveals
-    nothing that the asker does not already hold.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._values: OrderedDict[Hashable, T] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """The value of `key`, computed if it is not there; two threads may both compute it."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = compute()
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            while len(self._values) > self._capacity:
-                self._values.popitem(last=False)
-        return value
 
 
 class Grounder:

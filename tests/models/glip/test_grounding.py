@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from models.caches import Remembered
 from models.errors import InputError
-from models.glip.grounding import Grounder, GroundingThresholds, RawDetections, Remembered
+from models.glip.grounding import Grounder, GroundingThresholds, RawDetections
 from models.glip.prompts import Phrase, Prompt, evaluation_prompt, list_prompt, read_prompt
 from models.jobs import run_to_end
 from tests.glip_service_support import box_at, picture, random_glip, tokenizer, told
