@@ -154,7 +154,7 @@ def assign_anchors(
 ) -> Tensor:
     """Which object each anchor (M, 4) is on: (M,) index into boxes (B, 4), -1 none, -2 neither.
 
-    The object of highest IoU from `match` on; every object also takes the anchor nearest to it.
+    The object of highest IoU from `match` on; every object also takes the anchor it overlaps most.
     """
     owner = torch.full((len(anchors),), -1, device=anchors.device)
     if not len(boxes):
@@ -163,7 +163,9 @@ def assign_anchors(
     best, nearest = iou.max(dim=0)
     owner[best >= mismatch] = -2
     owner = torch.where(best >= match, nearest, owner)
-    owner[iou.argmax(dim=1)] = torch.arange(len(boxes), device=anchors.device)
+    closest, taken = iou.max(dim=1)
+    touched = closest > 0
+    owner[taken[touched]] = torch.arange(len(boxes), device=anchors.device)[touched]
     return owner
 
 

@@ -113,8 +113,11 @@ class Vild(nn.Module):
     def learnt(self) -> dict[str, Tensor]:
         """The state that training makes: all but a frozen backbone's."""
         frozen = not any(parameter.requires_grad for parameter in self.backbone.parameters())
-        skip = "backbone." if frozen else "\0"
-        return {key: value for key, value in self.state_dict().items() if not key.startswith(skip)}
+        return {
+            key: value
+            for key, value in self.state_dict().items()
+            if not (frozen and key.startswith("backbone."))
+        }
 
     def forward(self, pixels: Tensor, sizes: Sizes) -> tuple[Proposals, Regions]:
         """Prepared pictures (N, 3, H, W) and where boxes end -> proposals and what they are."""

@@ -53,7 +53,8 @@ def slow_assignment(anchors: list[list[float]], boxes: list[list[float]]) -> lis
         answer.append(row.index(best) if best >= 0.7 else -1 if best < 0.3 else -2)
     for number in range(len(boxes)):
         column = [row[number] for row in table]
-        answer[column.index(max(column))] = number
+        if max(column) > 0:
+            answer[column.index(max(column))] = number
     return answer
 
 
@@ -70,7 +71,7 @@ def test_assignment_of_anchors(seed: int) -> None:
     corner = 40 * torch.rand(200, 2, generator=seeded(seed))
     size = 10 + 20 * torch.rand(200, 2, generator=seeded(seed + 9))
     anchors = torch.cat([corner, corner + size], dim=1)
-    boxes = torch.tensor([[5.0, 5, 25, 25], [20, 10, 48, 30], [0, 0, 3, 3]])
+    boxes = torch.tensor([[5.0, 5, 25, 25], [20, 10, 48, 30], [0, 0, 9, 9]])
     found = assign_anchors(anchors, boxes)
     assert found.tolist() == slow_assignment(anchors.tolist(), boxes.tolist())
     assert {-2, -1, 0, 1, 2} == set(found.tolist())
@@ -78,6 +79,11 @@ def test_assignment_of_anchors(seed: int) -> None:
 
 def test_without_objects_every_anchor_is_background() -> None:
     assert assign_anchors(torch.rand(5, 4), torch.zeros(0, 4)).tolist() == [-1] * 5
+
+
+def test_an_object_no_anchor_touches_takes_none() -> None:
+    anchors = torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30]])
+    assert assign_anchors(anchors, torch.tensor([[50.0, 50, 60, 60]])).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +181,7 @@ def test_box_loss_in_closed_form() -> None:
     wrong = torch.tensor([[4.0, 0, 0, 0]])  # 3 too far: a line from 1 on
     assert float(box_loss(wrong, region, truth)) == pytest.approx(2.5 / 4, rel=1e-5)
     nothing = torch.zeros(0, 4, requires_grad=True)
-    assert float(box_loss(nothing, nothing, torch.zeros(0, 4))) == 0
+    assert box_loss(nothing, nothing, torch.zeros(0, 4)).item() == 0
 
 
 def test_mask_loss_in_closed_form() -> None:
