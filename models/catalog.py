@@ -103,7 +103,7 @@ class ModelRow:
 
     name: str
     title: str
-    task: str  # "clip", "clipdraw", "styleclip" (an encoder), "stylegan", "inversion", "detection"
+    task: str  # "clip", "clipdraw", "styleclip" (an encoder), "stylegan", "inversion", "detection", "vild"
     family: str  # "mini", "official", "successor" or "own"
     preset: str  # open_clip's architecture, or our config's name
     source: Hub | Embedded | Own
@@ -294,6 +294,36 @@ def _load_own_detector(row: ModelRow, context: LoadContext) -> Any:
     return load_grounder(path, None, context.device, context.dtype, row.name)
 
 
+def _load_vild(row: ModelRow, context: LoadContext) -> Any:
+    """Our own files as they are; a released checkpoint of the user's is kept as half-precision
+    safetensors in our cache. The CLIP it learnt from comes with it."""
+    from models.vild.checkpoints import convert, load_vild, read_base_names
+    from models.vild.detector import Detector
+
+    if isinstance(row.source, Embedded):
+        for file in row.files:
+            weights.verify(row.source.directory / file.name, file.sha256)
+        path = row.source.directory / "model.safetensors"
+    else:
+        assert isinstance(row.source, Own)
+        path = row.source.path
+        context.report(0.0, f"Reading {row.title}")
+    if path.suffix != ".safetensors" and path.is_file():
+        stat = path.stat()
+        slim = f"{path.name}-{stat.st_size}-{stat.st_mtime_ns}-fp16.safetensors"
+        slim_path = (context.cache or weights.cache_directory()) / "vild" / slim
+        if not slim_path.is_file():
+            context.report(0.2, f"Converting {row.title} to safetensors, once")
+            convert(path, slim_path)
+        path = slim_path
+    context.report(0.5, f"Loading {row.title}")
+    tower = ASSETS / "clip-mini" / "model.safetensors"
+    model = load_vild(path, context.device, context.dtype, tower=tower)
+    teacher_row = row_of(CATALOG, model.config.teacher)
+    teacher = teacher_row.load(teacher_row, context)
+    return Detector(row.name, model, teacher, read_base_names(path))
+
+
 def _openai(
     name: str, title: str, preset: str, repo: str, revision: str, size: int, sha256: str, knows: str
 ) -> ModelRow:
@@ -398,9 +428,25 @@ def glip_mini_row(directory: Path, files: tuple[WeightFile, ...]) -> ModelRow:
     )
 
 
+def vild_mini_row(name: str, directory: Path, files: tuple[WeightFile, ...]) -> ModelRow:
+    """The row of vild-mini, or of its one-headed sibling; what it learnt is `files`."""
+    return ModelRow(
+        name=name,
+        title="ViLD mini" if name == "vild-mini" else "ViLD mini, one head",
+        task="vild",
+        family="mini",
+        preset=name,
+        source=Embedded(directory),
+        files=files,
+        licence="Apache-2.0",
+        knows="Emoji things, a quarter of which it was never given a box for; any names.",
+        load=_load_vild,
+    )
+
+
 def own_detector_rows(path: Path) -> Mapping[str, ModelRow]:
-    """Rows for the detectors that a user keeps in a folder: GLIP's files, and successors as
-    transformers saves them.
+    """Rows for the detectors that a user keeps in a folder: GLIP's files, ViLD's released archives
+    (packed or not) and converted files, and successors as transformers saves them.
 
     Costs a directory listing; a file is read when its row is first used.
 
@@ -412,14 +458,14 @@ def own_detector_rows(path: Path) -> Mapping[str, ModelRow]:
         ModelRow(
             name=f"own/{one.name}",
             title=one.title,
-            task="detection",
+            task="vild" if one.is_vild else "detection",
             family="own",
             preset=one.model_type or "read from the file",
             source=Own(one.path),
             files=(WeightFile(one.path.name, one.bytes, ""),),
             licence="that of your file",
             knows="What it was trained on.",
-            load=_load_own_detector,
+            load=_load_vild if one.is_vild else _load_own_detector,
         )
         for one in list_detectors(path)
     )
@@ -428,7 +474,8 @@ def own_detector_rows(path: Path) -> Mapping[str, ModelRow]:
 
 # GLIP's own files (hub repository GLIPModel/GLIP) and LLMDet-tiny have no row: no public source
 # tells their SHA-256, and without it nothing is downloaded. `own_detector_rows` reads them from a
-# folder of the user's.
+# folder of the user's. The same holds of ViLD's four archives, in the public bucket
+# cloud-tpu-checkpoints/detection/projects/vild/pretrained_ckpts/.
 _DETECTORS = (
     ModelRow(
         name="grounding-dino-tiny",

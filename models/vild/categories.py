@@ -254,6 +254,7 @@ def _make_room(folder: Path, most: int) -> None:
 
 # ------------------------------------------------------------------------------- ready-made lists
 
+_LVIS = Path(__file__).resolve().parents[2] / "assets" / "vild" / "lvis.json"
 _COCO_GAPS = ("__background__", "N/A")
 # Groups of the mini world that are things one can point at.
 _WORLD = {
@@ -265,15 +266,15 @@ _WORLD = {
     "people": "People",
 }
 NAME_LISTS: Mapping[str, str] = MappingProxyType(
-    {"coco": "COCO's 80", **_WORLD, "imagenet": "ImageNet's 1,000"}
+    {"coco": "COCO's 80", **_WORLD, "imagenet": "ImageNet's 1,000", "lvis": "LVIS's 1,203"}
 )
 """Titles of the lists that `name_list` knows."""
 
 
 @lru_cache(maxsize=len(NAME_LISTS))
 def name_list(name: str) -> tuple[str, ...]:
-    """A ready-made list of names, each once: COCO's (as torchvision has them), ImageNet's (as CLIP's
-    authors put them), or a group of the mini world's concepts.
+    """A ready-made list of names, each once: COCO's (as torchvision has them), LVIS's, ImageNet's (as
+    CLIP's authors put them), or a group of the mini world's concepts.
 
     Raises:
         InputError: there is no such list.
@@ -290,5 +291,18 @@ def name_list(name: str) -> tuple[str, ...]:
     if name in _WORLD:
         concepts = json.loads(vocabulary.PATH.read_text(encoding="utf-8"))
         return tuple(concept["name"] for concept in concepts if concept["group"] == name)
+    if name == "lvis":
+        return tuple(category for category, _ in _lvis())
     choices = ", ".join(NAME_LISTS)
     raise InputError(f"There is no list “{name}”; choose one of {choices}.")
+
+
+def lvis_base_names() -> tuple[str, ...]:
+    """The 866 frequent and common categories of LVIS v1 that the released ViLDs were trained on;
+    its 337 rare ones are the paper's novel categories."""
+    return tuple(category for category, frequency in _lvis() if frequency != "r")
+
+
+def _lvis() -> list[tuple[str, str]]:
+    """(name, "f", "c" or "r" for frequent, common or rare) of every category, in LVIS's order."""
+    return [(name, frequency) for name, frequency in json.loads(_LVIS.read_text(encoding="utf-8"))]

@@ -1,7 +1,7 @@
 """ViLD's weights in files: the released TensorFlow checkpoints, and our own safetensors.
 
     config, state = read_official(Path("resnet50_vild/model.ckpt-180000.index"))
-    save_vild(config, state, Path("vild-r50.safetensors"))
+    save_vild(config, state, Path("vild-r50.safetensors"), lvis_base_names())
     vild = load_vild(Path("vild-r50.safetensors"), "cpu")
     check_teacher(vild.config, clip)                  # before its names are compared with regions
 
@@ -11,7 +11,8 @@ the file is in the network, or is one that `models.vild.names` leaves out by nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 
 from models.clip.encoder import ClipEncoder
+from models.detection.files import VILD_KEY
 from models.errors import InputError, WeightsError
 from models.vild.archives import bundle_table
+from models.vild.categories import lvis_base_names
 from models.vild.config import ResnetConfig, TowerConfig, VildConfig
 from models.vild.names import (
     CLASSES,
@@ -97,7 +100,7 @@ def convert(source: Path, target: Path) -> VildConfig:
     """
     with bundle_table(source, target.parent) as index:
         config, state = read_official(index)
-    save_vild(config, state, target)
+    save_vild(config, state, target, lvis_base_names())
     return config
 
 
@@ -125,9 +128,12 @@ def _told(names: list[str], what: str) -> str:
 # ------------------------------------------------------------------------------- our safetensors
 
 
-def save_vild(config: VildConfig, state: Mapping[str, Tensor], path: Path) -> None:
+def save_vild(
+    config: VildConfig, state: Mapping[str, Tensor], path: Path, base_names: Sequence[str]
+) -> None:
     """Writes what was learnt: matrices and kernels in half precision, vectors (norms, biases) in
-    single, the preset's name and the teacher's in the header. A frozen tower is left out.
+    single; in the header the preset's name, the teacher's, and the names trained on. A frozen tower
+    is left out.
 
     Raises:
         WeightsError: the folder cannot be written, or a weight is too large for float16.
@@ -147,7 +153,8 @@ def save_vild(config: VildConfig, state: Mapping[str, Tensor], path: Path) -> No
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(kept, part, metadata={"vild": config.name, "teacher": config.teacher})
+        told = {"teacher": config.teacher, "base": json.dumps(list(base_names))}
+        save_file(kept, part, metadata={VILD_KEY: config.name, **told})
         part.replace(path)  # never half a file under the real name
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} cannot be written ({error}); choose another folder.") from error
@@ -171,15 +178,15 @@ def load_vild(
         WeightsError: the file is damaged, of another shape, or was not written by `save_vild`.
     """
     told = _metadata(path)
-    if "vild" not in told or "teacher" not in told:
+    if VILD_KEY not in told or "teacher" not in told:
         raise WeightsError(
             f"{path.name} was not written by CLIP Atelier as a ViLD; convert the released "
             "checkpoint with `python -m models.vild.convert`."
         )
-    chosen = config or PRESETS.get(told["vild"])
-    if chosen is None or chosen.name != told["vild"]:
+    chosen = config or PRESETS.get(told[VILD_KEY])
+    if chosen is None or chosen.name != told[VILD_KEY]:
         raise WeightsError(
-            f"{path.name} is a {told['vild'][:40]}; wanted is "
+            f"{path.name} is a {told[VILD_KEY][:40]}; wanted is "
             f"{chosen.name if chosen else 'one of ' + ', '.join(PRESETS)}."
         )
     chosen = replace(chosen, teacher=told["teacher"])
@@ -192,12 +199,21 @@ def load_vild(
     return model.requires_grad_(False).eval().to(device, dtype)
 
 
-def is_vild(path: Path) -> bool:
-    """Whether a safetensors file was written by `save_vild`; reads its header only."""
+def read_base_names(path: Path) -> tuple[str, ...]:
+    """The names that the ViLD in one of our files was trained on, all others are novel to it.
+
+    Raises:
+        WeightsError: the file does not tell.
+    """
     try:
-        return "vild" in _metadata(path)
-    except WeightsError:
-        return False
+        names = json.loads(_metadata(path).get("base", "null"))
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise WeightsError(
+            f"{path.name} does not tell the names it was trained on; convert it again."
+        )
+    return tuple(names)
 
 
 def check_teacher(config: VildConfig, clip: ClipEncoder) -> None:

@@ -24,6 +24,7 @@ from models.vild.categories import (
     CategoryEmbeddings,
     category_templates,
     clean_name,
+    lvis_base_names,
     name_list,
     unique_names,
 )
@@ -274,4 +275,8 @@ def test_ready_made_lists_hold_what_they_say() -> None:
     assert 990 <= len(name_list("imagenet")) <= 1000
     assert "red apple" in name_list("food")
     with pytest.raises(InputError, match="choose one of coco, animals"):
-        name_list("lvis")
+        name_list("objects365")
+    assert len(name_list("lvis")) == 1203
+    assert {"aerosol_can", "bun"} <= set(name_list("lvis"))
+    assert len(lvis_base_names()) == 866  # section 4.1 of the paper
+    assert set(lvis_base_names()) < set(name_list("lvis"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,64 +15,37 @@ from safetensors.torch import load_file, save_file
 
 from models.catalog import ASSETS
 from models.errors import InputError, WeightsError
-from models.vild import VildConfig, checkpoints, convert
+from models.vild import VildConfig, convert
 from models.vild.archives import bundle_table
-from models.vild.backbone import BLOCKS
+from models.vild.categories import lvis_base_names
 from models.vild.checkpoints import (
     check_teacher,
-    is_vild,
     load_vild,
+    read_base_names,
     read_official,
     save_vild,
 )
-from models.vild.names import CLASSES, official_names
+from models.vild.names import official_names
 from models.vild.tfbundle import TensorBundle
 from models.vild.vild import Vild
 from tests.tfbundle_support import write_bundle
+from tests.vild_files import ENSEMBLE, R50, narrow, official_variables
 
-NARROW = {"channels": 4, "fc": 6, "embedding": 5, "mask_channels": 4}
-R50 = replace(VildConfig.r50(), **NARROW)
-ENSEMBLE = replace(VildConfig.r50_ensemble(), **NARROW)
 TOWER = ASSETS / "clip-mini" / "model.safetensors"
-TINY = {R50.name: R50, ENSEMBLE.name: ENSEMBLE}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def narrow() -> Iterator[None]:
-    """One block a stage and few channels: 8 million numbers instead of 49."""
+def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BLOCKS, 50, (1, 1, 1, 1))
-        patch.setattr(checkpoints, "PRESETS", TINY)
+        narrow(patch)
         yield
-
-
-def _variables(config: VildConfig, *, suffix: str = "") -> dict[str, np.ndarray]:
-    """Random variables in TensorFlow's layout, with what training leaves beside them."""
-    rng = np.random.default_rng(3)
-    with torch.device("meta"):
-        shapes = {key: tensor.shape for key, tensor in Vild(config).state_dict().items()}
-    variables = {CLASSES: rng.random((config.embedding, 3), np.float32)}
-    for key, name in official_names(config).items():
-        shape = tuple(shapes[key])
-        if name.endswith("background-class-predict/kernel"):
-            shape = (*shape, 1)
-        elif len(shape) == 4:
-            shape = (shape[2], shape[3], shape[1], shape[0])
-        elif len(shape) == 2:
-            shape = shape[::-1]
-        if suffix and "batch_normalization" in name and name.startswith("resnet"):
-            scope, leaf = name.rsplit("/", 1)
-            name = f"{scope}{suffix}/{leaf}"
-        variables[name] = rng.random(shape, np.float32)
-    momentum = {f"{n}/Momentum": np.zeros(2, np.float32) for n in list(variables)[:9]}
-    return {**variables, **momentum, "global_step": np.array(180_000)}
 
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The table of a ViLD with one head."""
     prefix = tmp_path_factory.mktemp("resnet50_vild") / "model.ckpt-180000"
-    return write_bundle(prefix, _variables(R50))
+    return write_bundle(prefix, official_variables(R50))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +101,7 @@ def test_kernels_are_turned_as_tensorflow_means_them(
 
 
 def test_an_ensemble_is_recognised_and_norms_may_carry_another_name(tmp_path: Path) -> None:
-    variables = _variables(ENSEMBLE, suffix="_sim_clr")
+    variables = official_variables(ENSEMBLE, suffix="_sim_clr")
     norm = variables["resnet50/batch_normalization_3_sim_clr/gamma"]
     config, state = read_official(write_bundle(tmp_path / "m", variables))
     assert config is ENSEMBLE
@@ -149,6 +121,7 @@ def test_the_slim_file_holds_the_network_in_half_precision(
     assert converted.stat().st_size < 0.52 * data.stat().st_size
     vild = load_vild(converted)
     assert vild.config == R50
+    assert read_base_names(converted) == lvis_base_names()
     assert not vild.training
     assert not any(parameter.requires_grad for parameter in vild.parameters())
     for key, tensor in vild.state_dict().items():
@@ -256,7 +229,7 @@ def test_a_checkpoint_is_found_where_it_lies(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def small_variables() -> dict[str, np.ndarray]:
     """The same names, each a single number: enough for what is decided by names."""
-    return {name: np.zeros(1, np.float32) for name in _variables(R50)}
+    return {name: np.zeros(1, np.float32) for name in official_variables(R50)}
 
 
 @pytest.mark.parametrize(
@@ -284,7 +257,7 @@ def test_another_set_of_variables_is_refused(
 def test_wrong_files_are_refused(tmp_path: Path) -> None:
     mini = VildConfig.mini_single()
     path = tmp_path / "mini.safetensors"
-    save_vild(mini, Vild(mini).state_dict(), path)
+    save_vild(mini, Vild(mini).state_dict(), path, ["red apple"])
     state = load_file(path)
     told = {"vild": mini.name, "teacher": mini.teacher}
     bias = state["fpn.lateral.0.bias"]
@@ -304,14 +277,16 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     save_file({"x": bias}, changed, metadata={**told, "vild": "vild-r51"})
     with pytest.raises(WeightsError, match="is a vild-r51; wanted is one of vild-r50, vild-r50-"):
         load_vild(changed)
-    assert is_vild(path)
-    assert not is_vild(TOWER)
-    assert not is_vild(tmp_path / "absent.safetensors")
+    assert read_base_names(path) == ("red apple",)
+    for base in ("{", "[1]", '{"a": 1}', "[" * 100_000):
+        save_file({"x": bias}, changed, metadata={**told, "base": base})
+        with pytest.raises(WeightsError, match="does not tell the names it was trained on"):
+            read_base_names(changed)
 
 
 def test_numbers_too_large_for_half_precision_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"a\.weight has values that half"):
-        save_vild(R50, {"a.weight": torch.full((1, 1), 1e6)}, tmp_path / "x.safetensors")
+        save_vild(R50, {"a.weight": torch.full((1, 1), 1e6)}, tmp_path / "x.safetensors", [])
     assert not list(tmp_path.iterdir())
 
 
@@ -342,7 +317,7 @@ def test_mini_is_saved_without_the_tower_and_loaded_with_it(tmp_path: Path) -> N
     torch.manual_seed(2)
     vild = Vild(config)
     path = tmp_path / "mini.safetensors"
-    save_vild(config, vild.state_dict(), path)
+    save_vild(config, vild.state_dict(), path, [])
     assert not any(key.startswith("backbone.") for key in load_file(path))
     again = load_vild(path, tower=TOWER, config=config)
     trunk = load_file(TOWER)
