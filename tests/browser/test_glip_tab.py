@@ -189,11 +189,16 @@ def test_examples_run_at_once(served: Any, open_page: Any) -> None:
 def test_two_models_stand_side_by_side(served: Any, open_page: Any) -> None:
     page, _ = open_page(served.url)
     page.get_by_role("tab", name="Side by side").click()
+    left = page.locator(".glip-scene[data-glip=left] .glip-box")
+    press(page, "Ground with both")  # with one that would have to be downloaded
+    expect(page.locator(".toast-body")).to_contain_text("offline")
+    expect(left).to_have_count(4)  # what the first found stays
+    page.get_by_label("Second model").click()
+    page.get_by_role("option", name=re.compile("^Another")).click()
     press(page, "Ground with both")
     right = page.locator(".glip-scene[data-glip=right] .glip-box")
     expect(right).to_have_count(4)
     number(page, "Box threshold", 0.6, 1)
-    left = page.locator(".glip-scene[data-glip=left] .glip-box")
     expect(left).to_have_count(2)
     expect(right).to_have_count(4)
     page.locator(".glip-scene[data-glip=right] .glip-word").first.hover()
