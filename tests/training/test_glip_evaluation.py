@@ -1,5 +1,6 @@
 """Measuring a detector: average precision, R@1, matching and thresholds on cases done by hand."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from models.detection.detections import Detections
+from models.glip.config import GlipConfig
 from models.glip.grounding import GroundingThresholds
 from models.glip.prompts import Prompt, list_prompt
 from tests.grounding_support import CONCEPTS, names_of, small_world
@@ -367,6 +369,26 @@ def test_operating_points_count_by_hand() -> None:
 def test_no_threshold_is_chosen_where_all_show_too_much() -> None:
     with pytest.raises(ValueError, match="every threshold"):
         evaluation.best_point([OperatingPoint(0.5, 1.0, 1.0, 0.3)], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("plan", "fusion"),
+    [(None, True), ({"model": "mini", "step": 3}, True), ({"model": "mini_without_fusion"}, False)],
+)
+def test_a_folder_says_which_model_it_holds(
+    plan: dict[str, object] | None, fusion: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[GlipConfig] = []
+
+    def load(folder: Path, device: object, dtype: torch.dtype, config: GlipConfig) -> None:
+        assert (folder, dtype) == (tmp_path, torch.float32)
+        asked_for.append(config)
+
+    monkeypatch.setattr(evaluation, "load_glip_mini", load)
+    if plan is not None:
+        (tmp_path / "plan.json").write_text(json.dumps(plan))
+    evaluation.load_grounder(tmp_path)
+    assert [config.fusion for config in asked_for] == [fusion]
 
 
 def test_the_command_knows_it() -> None:
