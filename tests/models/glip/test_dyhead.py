@@ -89,6 +89,57 @@ def test_training_has_torchvisions_gradient() -> None:
         torch.testing.assert_close(mine, reference, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("convolution", [gathered, sampled])
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float16, 11), (torch.bfloat16, 8)])
+@torch.no_grad()
+def test_low_precision_costs_values_not_places(
+    convolution: Callable[..., Tensor], dtype: torch.dtype, digits: int
+) -> None:
+    """On a slope along 300 columns, a tap a cell too far right would be 1 off."""
+    x = torch.arange(300.0).remainder(16).repeat(1, 3, 4, 1)  # exact in every dtype
+    offset, mask = double(1, 18, 4, 300, seed=3, scale=1.5), double(1, 9, 4, 300, seed=4)
+    weight, bias = double(4, 3, 3, 3, seed=1, scale=0.2), double(4, seed=2)
+    low = [tensor.to(dtype) for tensor in (x, offset, mask, weight, bias)]
+    found = convolution(*low)
+    assert found.dtype == dtype
+    values, places, *others = (tensor.double() for tensor in low)
+    exact = convolution(values, places, *others)
+    magnitude = convolution(values, places, *(tensor.abs() for tensor in others))
+    assert ((found.double() - exact).abs() <= 4 * magnitude / 2**digits).all()
+
+
+@pytest.mark.parametrize("convolution", [gathered, sampled])
+@torch.no_grad()
+def test_autocast_places_taps_as_float32_does(convolution: Callable[..., Tensor]) -> None:
+    """Features may be float32 and offsets bfloat16, out of a norm and a convolution."""
+    x, weight, bias = (
+        tensor.float() for tensor in (double(1, 3, 5, 40), double(4, 3, 3, 3, seed=1), double(4))
+    )
+    offset = double(1, 18, 5, 40, seed=3, scale=1.5).bfloat16()
+    mask = double(1, 9, 5, 40, seed=4).bfloat16()
+    exact = convolution(x, offset.float(), mask.float(), weight, bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = convolution(x, offset, mask, weight, bias)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.1)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_head_runs_in_bfloat16(grad: bool) -> None:
+    block, maps = dyconv(), levels()
+    with torch.set_grad_enabled(grad):
+        exact = block(maps)
+        found = block.bfloat16()([x.bfloat16() for x in maps])
+    for a, b in zip(found, exact):
+        assert a.dtype == torch.bfloat16
+        cosine = torch.cosine_similarity(a.double().flatten(), b.flatten(), dim=0)
+        assert cosine > 0.99
+    if grad:
+        found[0].sum().backward()
+        assert block.offset.weight.grad is not None
+        assert block.offset.weight.grad.isfinite().all()
+
+
 def test_a_smaller_output_reads_the_offsets_as_they_lie_in_memory() -> None:
     offset = torch.arange(2 * 18 * 12.0).view(2, 18, 3, 4)
     mask = torch.arange(2 * 9 * 12.0).view(2, 9, 3, 4)
