@@ -1,11 +1,9 @@
 """detectron2 as another source of proposals and masks, where it is installed.
 
     source = load_detectron("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", path, "cpu")
-    levels = source.encode_image(pictures)
-    proposals = source.propose(levels, sizes)          # as Vild.propose
-    logits = source.masks(levels, proposals.boxes)     # as Vild.masks
+    detector = Detector("vild-detectron2", VildOnDetectron(vild, source), clip, base_names)
 
-The names still come from ViLD: its regions are read at these boxes. detectron2 is on no package
+What is in a region, ViLD says: it reads its own features at these boxes. detectron2 is on no package
 index and is imported when it is asked for, never before. A model that was trained on all of COCO
 or LVIS has seen boxes of the novel categories: what it finds is no measure of ViLD on them.
 """
@@ -14,18 +12,18 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from models.errors import InputError, WeightsError
 from models.vild.rpn import Proposals
+from models.vild.vild import Boxes, Sizes, Vild
 from models.weights import read_safetensors
-
-Levels = Mapping[str, Tensor]
 
 GUIDANCE = (
     "detectron2 is not installed; build it with `pip install 'setuptools<81' wheel && pip install "
@@ -61,29 +59,26 @@ class DetectronSource:
                 "This model of detectron2 makes no proposals or no masks; use a Mask R-CNN."
             )
         self.model = model.eval().requires_grad_(False)
-
-    def nbytes(self) -> int:
-        """Bytes of its parameters and buffers."""
-        return sum(t.nbytes for t in (*self.model.parameters(), *self.model.buffers()))
+        self._maps = sorted(model.backbone.output_shape())
 
     @torch.no_grad()
-    def encode_image(self, pictures: Tensor) -> Levels:
-        """Pictures (N, 3, H, W), RGB in [0, 1], not normalised -> its maps by name."""
+    def encode_image(self, pictures: Tensor) -> list[Tensor]:
+        """Pictures (N, 3, H, W), RGB in [0, 1], not normalised -> its maps, by their names' order."""
         pixels = pictures * 255
         if self.model.input_format == "BGR":
             pixels = pixels.flip(1)
         images = self.model.preprocess_image([{"image": picture} for picture in pixels])
-        levels: Levels = self.model.backbone(images.tensor)
-        return levels
+        maps = self.model.backbone(images.tensor)
+        return [maps[name] for name in self._maps]
 
     @torch.no_grad()
-    def propose(self, levels: Levels, sizes: Sequence[tuple[int, int]]) -> Proposals:
+    def propose(self, levels: Sequence[Tensor], sizes: Sizes) -> Proposals:
         """Where something may be; `sizes` are N pairs (width, height) at which boxes end."""
         from detectron2.structures import ImageList
 
         # Its proposal network asks the pictures for their sizes alone.
         images = ImageList(torch.empty(0), [(height, width) for width, height in sizes])
-        found, _ = self.model.proposal_generator(images, levels, None)
+        found, _ = self.model.proposal_generator(images, self._named(levels), None)
         return Proposals(
             pad_sequence([one.proposal_boxes.tensor for one in found], batch_first=True),
             pad_sequence(
@@ -94,20 +89,59 @@ class DetectronSource:
         )
 
     @torch.no_grad()
-    def masks(self, levels: Levels, boxes: Sequence[Tensor] | Tensor) -> Tensor:
+    def masks(self, levels: Sequence[Tensor], boxes: Boxes) -> Tensor:
         """Logits (K, 28, 28) of what inside each box belongs to its object; `boxes` are (k, 4) per
         picture. Where the model has a mask for every class it knows, the likeliest one's."""
         from detectron2.structures import Boxes
 
-        heads, lists = self.model.roi_heads, [Boxes(rows) for rows in boxes]
-        features = heads.mask_pooler([levels[name] for name in heads.mask_in_features], lists)
+        heads, maps = self.model.roi_heads, self._named(levels)
+        lists = [Boxes(rows.to(levels[0])) for rows in boxes]
+        features = heads.mask_pooler([maps[name] for name in heads.mask_in_features], lists)
         logits: Tensor = heads.mask_head.layers(features)  # (K, classes or 1, 28, 28)
         if logits.shape[1] == 1:
             return logits[:, 0]
-        regions = heads.box_pooler([levels[name] for name in heads.box_in_features], lists)
+        regions = heads.box_pooler([maps[name] for name in heads.box_in_features], lists)
         scores, _ = heads.box_predictor(heads.box_head(regions))  # (K, classes + 1)
         likeliest = scores[:, :-1].argmax(dim=1)  # the last column is the background
         return logits[torch.arange(len(logits), device=logits.device), likeliest]
+
+    def _named(self, levels: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        return dict(zip(self._maps, levels, strict=True))
+
+
+class VildOnDetectron(Vild):
+    """A ViLD that says what is in the regions that detectron2 proposes, and shows its masks.
+
+    Its levels are ViLD's and then detectron2's; both networks read the same pixels.
+    """
+
+    def __init__(self, vild: Vild, source: DetectronSource) -> None:
+        nn.Module.__init__(self)  # the parts are there
+        self.config = replace(vild.config, mask=True)
+        for name in ("backbone", "fpn", "rpn", "head", "image_head", "mask_head", "classifier"):
+            setattr(self, name, getattr(vild, name))
+        self.detectron = source.model
+        self._source = source
+        self._own = len(vild.config.strides)
+
+    def encode_image(self, pixels: Tensor) -> list[Tensor]:
+        mean, std = (
+            pixels.new_tensor(values).view(3, 1, 1)
+            for values in (self.config.mean, self.config.std)
+        )
+        pictures = pixels.float() * std.float() + mean.float()
+        return [*super().encode_image(pixels), *self._source.encode_image(pictures)]
+
+    def propose(self, levels: Sequence[Tensor], sizes: Sizes) -> Proposals:
+        return self._source.propose(levels[self._own :], sizes)
+
+    def masks(self, levels: Sequence[Tensor], boxes: Boxes) -> Tensor:
+        return self._source.masks(levels[self._own :], boxes)
+
+    def region_features(
+        self, levels: Sequence[Tensor], boxes: Boxes, size: int | None = None
+    ) -> Tensor:
+        return super().region_features(levels[: self._own], boxes, size)
 
 
 def load_detectron(

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from models.errors import InputError, WeightsError
-from models.vild import detectron
-from models.vild.detectron import GUIDANCE, DetectronSource, load_detectron
-from models.vild.rpn import Proposals
+from models.jobs import run_to_end
+from models.vild import Proposals, Vild, VildConfig, detectron
+from models.vild.detector import Detector
+from models.vild.detectron import GUIDANCE, DetectronSource, VildOnDetectron, load_detectron
+from models.vild.preprocess import prepare
+from models.vild.regions import RegionThresholds
 
 
 def test_absence_is_one_sentence_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +146,8 @@ def test_masks_are_those_of_the_likeliest_class(
     heads = source.model.roi_heads
 
     def class_scores(picture: int) -> torch.Tensor:
-        maps = [levels[name][picture : picture + 1] for name in heads.box_in_features]
+        named = source._named(levels)
+        maps = [named[name][picture : picture + 1] for name in heads.box_in_features]
         features = heads.box_head(heads.box_pooler(maps, [Boxes(boxes[picture])]))
         return heads.box_predictor(features)[0][:, :3]
 
@@ -159,6 +166,42 @@ def test_masks_are_those_of_the_likeliest_class(
         found = source.model.inference(_own_inputs(pictures), given, do_postprocess=False)
     expected = torch.cat([one.pred_masks[:, 0] for one in found])
     assert torch.allclose(logits.sigmoid(), expected, atol=1e-5)
+
+
+class Words:
+    """Stands for clip-mini: a vector for every text."""
+
+    name, embed_dim = "clip-mini", 256
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        seeds = [torch.Generator().manual_seed(len(text)) for text in texts]
+        rows = [torch.randn(256, generator=seed) for seed in seeds]
+        return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
+
+
+def test_vild_names_what_detectron2_proposes(source: DetectronSource, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    vild = Vild(VildConfig.mini()).eval()
+    model = VildOnDetectron(vild, source)
+    detector = Detector("both", model, Words(), ["dog"], folder=tmp_path)  # type: ignore[arg-type]
+    noise = np.random.default_rng(2).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    raw = run_to_end(detector.detect(Image.fromarray(noise)))
+
+    seen = prepare(Image.fromarray(noise), vild.config)
+    with torch.no_grad():
+        pictures = seen.pixels * 0.5 + 0.5
+        levels = source.encode_image(pictures)
+        boxes, objectness = source.propose(levels, [seen.padded]).of(0)
+        regions = vild.regions(vild.encode_image(seen.pixels), [boxes])
+    assert np.allclose(raw.objectness, objectness.numpy(), atol=1e-5)
+    assert np.allclose(raw.embeddings, regions.embeddings.numpy(), atol=1e-4)
+    found = detector.select(
+        raw, ["wolf", "red apple"], RegionThresholds(min_objectness=0, min_area=0), masks=True
+    )
+    assert len(found) > 0
+    assert found.masks is not None
+    own = {id(parameter) for parameter in source.model.parameters()}
+    assert own < {id(parameter) for parameter in model.parameters()}  # counted by the registry
 
 
 def test_files_that_cannot_be_used(files: tuple[Path, Path], tmp_path: Path) -> None:
