@@ -1,4 +1,4 @@
-"""Which function measures which figure, and why some are not measured here."""
+"""Which function measures which figure."""
 
 from __future__ import annotations
 
@@ -19,4 +19,3 @@ FIGURES: Mapping[int, Callable[[], Iterator[Figure]]] = {
     11: registry.registry_figures,
     12: page.idle_memory,
 }
-LEFT_OUT: Mapping[int, str] = {}
