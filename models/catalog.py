@@ -239,7 +239,7 @@ def _load_glip_mini(row: ModelRow, context: LoadContext) -> Any:
 
 
 def _load_successor(row: ModelRow, context: LoadContext) -> Any:
-    from models.detection.successors import load_successor
+    from models.glip.successors import load_successor
 
     assert isinstance(row.source, Hub)
     if row.needs_download(context.cache):
@@ -277,7 +277,7 @@ def _load_own_detector(row: ModelRow, context: LoadContext) -> Any:
     path = row.source.path
     context.report(0.0, f"Reading {row.title}")
     if path.is_dir():
-        from models.detection.successors import load_successor
+        from models.glip.successors import load_successor
 
         return load_successor(row.name, path, context.device, context.dtype)
     from models.glip.checkpoints import convert_once, load_grounder

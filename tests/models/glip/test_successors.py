@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from models.detection.files import MODEL_TYPES, list_detectors, model_type_of
-from models.detection.successors import (
+from models.glip.successors import (
     FAMILIES,
     Successor,
     SuccessorDetections,
