@@ -17,16 +17,16 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from models.detection.files import MODEL_TYPES, list_detectors, model_type_of
+from models.errors import InputError, WeightsError
+from models.glip.grounding import GroundingThresholds
+from models.glip.postprocess import MIN_PROBABILITY
+from models.glip.prompts import Prompt, Word, list_prompt
 from models.glip.successors import (
     FAMILIES,
     Successor,
     SuccessorDetections,
     load_successor,
 )
-from models.errors import InputError, WeightsError
-from models.glip.grounding import GroundingThresholds
-from models.glip.postprocess import MIN_PROBABILITY
-from models.glip.prompts import Prompt, Word, list_prompt
 from models.jobs import run_to_end
 from models.weights import minilm_directory
 
