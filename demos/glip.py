@@ -30,7 +30,7 @@ from demos.glip_form import (
 )
 from demos.glip_pictures import EXAMPLES_DIR, examples
 from demos.glip_session import Found, Held
-from demos.ui import badge, downloads, share
+from demos.ui import badge, boxes, downloads, share
 from demos.ui.controls import (
     LIVE,
     PROMPT,
@@ -44,6 +44,7 @@ from demos.ui.controls import (
     stop_button,
     stops,
 )
+from demos.ui.films import VIDEOS
 from demos.ui.howto import how_it_works
 from demos.ui.images import open_image, picture
 from demos.ui.jobs import DEVICE_EVENT, Done, explained
@@ -129,7 +130,7 @@ def _build_question() -> dict[str, Any]:
     samples = gr.Dataset(
         components=["image"], samples=[[example.path] for example in examples().values()],
         type="index", layout="gallery", samples_per_page=12, label="Examples",
-        elem_classes="glip-examples",
+        elem_classes="atelier-examples",
     )  # fmt: skip
     credit = note(escape(first.credit))
     return {
@@ -159,7 +160,7 @@ def _build_result() -> dict[str, Any]:
             parts["matrix"] = _view("How much each word speaks for each box appears here.")
         with gr.Tab("Listening"):
             parts["listening"] = stage(
-                views.empty("Choose a box: which words it listens to appears here.")
+                boxes.empty("Choose a box: which words it listens to appears here.")
             )
         with gr.Tab("JSON"):
             parts["json"] = gr.JSON(show_label=False)
@@ -168,7 +169,7 @@ def _build_result() -> dict[str, Any]:
 
 def _view(text: str) -> gr.HTML:
     """A stage whose boxes can be chosen."""
-    return stage(views.empty(text), js_on_load=views.CHOOSES)
+    return stage(boxes.empty(text), js_on_load=boxes.CHOOSES)
 
 
 def _share(label: str, value: float, info: str) -> gr.Slider:
@@ -192,7 +193,7 @@ def _build_comparison(there: Mapping[str, ModelRow], first: str) -> dict[str, An
         for side in ("left", "right"):
             with gr.Column(min_width=300):
                 parts[f"title_{side}"] = note("")
-                parts[f"scene_{side}"] = stage(views.empty("Boxes appear here."))
+                parts[f"scene_{side}"] = stage(boxes.empty("Boxes appear here."))
                 parts[f"threshold_{side}"] = _share("Box threshold", 0.3, "Of this model.")
     return parts
 
@@ -200,7 +201,7 @@ def _build_comparison(there: Mapping[str, ModelRow], first: str) -> dict[str, An
 def _build_batch() -> dict[str, Any]:
     files = gr.File(
         label=f"Up to {batch.MAX_PICTURES} pictures, zips of them, or a short video",
-        file_count="multiple", file_types=["image", ".zip", *batch.VIDEOS], height=180,
+        file_count="multiple", file_types=["image", ".zip", *VIDEOS], height=180,
     )  # fmt: skip
     with gr.Row(equal_height=True):
         folder = gr.UploadButton("Upload a folder", file_count="directory", size="sm")
@@ -232,8 +233,8 @@ def _chips(text: str | None, mode: str) -> str:
     try:
         prompt = read_words(text, mode)
     except InputError as error:
-        return views.complaint(str(error))
-    return views.chips(
+        return boxes.complaint(str(error))
+    return boxes.chips(
         [phrase.chip for phrase in prompt.phrases], phrase_colours(len(prompt.phrases)),
         f"Read as a {prompt.kind}; the phrases:",
     )  # fmt: skip
@@ -324,7 +325,7 @@ class _Page:
                 yield event
                 continue
             found: Found = event.result
-            shown = session.shown_copy(photo)
+            shown = boxes.shown_copy(photo)
             yield Done(
                 Held(model, prompt, str(path), shown, found.raw, found.own, event.seconds),
                 event.seconds,
@@ -625,6 +626,5 @@ TAB = Tab(
     endpoints=(ENDPOINT,),
     warm=warm,
     css=views.CSS,
-    head=views.HEAD,
     tasks=(TASK,),
 )

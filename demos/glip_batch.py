@@ -1,7 +1,7 @@
 """Many pictures at once: a folder, a zip or a short video in, a zip of JSON and annotated files out.
 
-A stranger's archive and film are read with limits: entries are counted and measured before they
-are unpacked, and ffmpeg may open nothing but the one file, as one of the usual containers.
+A stranger's archive is read with limits: entries are counted and measured before they are
+unpacked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from html import escape
 from itertools import islice
@@ -18,13 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import imageio_ffmpeg
 from PIL import Image
 
 from demos.glip_form import Limits
 from demos.glip_session import settings_of
 from demos.ui import downloads
-from demos.ui.images import MAX_PIXELS, open_image
+from demos.ui.films import VIDEOS, film_facts, frames
+from demos.ui.images import open_image
 from demos.ui.text import parse_number
 from models.detection import exports
 from models.detection.colours import phrase_colours
@@ -37,12 +36,7 @@ from models.jobs import Job, Step
 MAX_PICTURES = 200
 MAX_ENTRY_BYTES = 64 * 2**20
 RATES = (0.1, 10.0)  # frames a second taken from a film
-VIDEOS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 PREVIEW_SIDE = 640
-# Playlists among ffmpeg's formats make it read other files and addresses.
-_FFMPEG_INPUT = (
-    "-protocol_whitelist", "file", "-format_whitelist", "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
-)  # fmt: skip
 
 Opener = Callable[[], Image.Image]
 
@@ -97,7 +91,7 @@ def count_of(paths: Sequence[str] | None, rate: float) -> int:
         if path.suffix.lower() == ".zip":
             total += len(_entries(path))
         elif path.suffix.lower() in VIDEOS:
-            total += max(1, int(_film_facts(path)["duration"] * rate))
+            total += max(1, int(film_facts(path)["duration"] * rate))
         else:
             total += 1
     if total > MAX_PICTURES:
@@ -184,18 +178,18 @@ def _stems(rows: exports.Results) -> list[str]:
     return [Path(path).stem for path in paths]
 
 
-def save_export(kind: str, rows: exports.Results) -> str:
+def save_export(kind: str, rows: exports.Results, stem: str = "glip") -> str:
     """Path of the results as "COCO", "CSV" or "YOLO"."""
     if kind == "COCO":
-        return downloads.save_file(exports.coco_json(rows).encode(), "glip-coco.json")
+        return downloads.save_file(exports.coco_json(rows).encode(), f"{stem}-coco.json")
     if kind == "CSV":
         # With a mark, or spreadsheets take it for another encoding.
-        return downloads.save_file(exports.csv_table(rows).encode("utf-8-sig"), "glip.csv")
+        return downloads.save_file(exports.csv_table(rows).encode("utf-8-sig"), f"{stem}.csv")
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, text in exports.yolo_files(rows).items():
             archive.writestr(path, text)
-    return downloads.save_file(stream.getvalue(), "glip-yolo.zip")
+    return downloads.save_file(stream.getvalue(), f"{stem}-yolo.zip")
 
 
 def told(basket: Basket) -> str:
@@ -228,7 +222,9 @@ def _everything(paths: Sequence[str], rate: float) -> Iterator[tuple[str, Opener
         if path.suffix.lower() == ".zip":
             yield from _zipped(path)
         elif path.suffix.lower() in VIDEOS:
-            yield from _frames(path, rate)
+            for second, frame in frames(path, rate):
+                name = f"{path.stem}-{second:07.2f}s.jpg"
+                yield name, lambda frame=frame: frame  # type: ignore[misc]
         else:
             yield path.name, lambda path=path: open_image(path)  # type: ignore[misc]
 
@@ -269,40 +265,3 @@ def _unpacked(archive: zipfile.ZipFile, row: zipfile.ZipInfo) -> io.BytesIO:
     if len(data) > MAX_ENTRY_BYTES:
         raise InputError(f"It is larger than {MAX_ENTRY_BYTES // 2**20} MB.")
     return io.BytesIO(data)
-
-
-def _film_facts(path: Path) -> dict[str, Any]:
-    with closing(_read_film(path)) as film:
-        facts: dict[str, Any] = _next(film, path)
-    width, height = facts["size"]
-    if width * height > MAX_PIXELS:
-        raise InputError(f"The frames of {path.name} are too large; scale the video down.")
-    return facts
-
-
-def _frames(path: Path, rate: float) -> Iterator[tuple[str, Opener]]:
-    """`rate` frames a second of a film, the first at 0 s (`round=up`; ffmpeg takes the middles)."""
-    size = _film_facts(path)["size"]
-    with closing(_read_film(path, "-vf", f"fps={rate:g}:round=up")) as film:
-        _next(film, path)
-        place = 0
-        while (data := _next(film, path)) is not None:
-            frame = Image.frombytes("RGB", size, data)
-            yield f"{path.stem}-{place / rate:07.2f}s.jpg", lambda frame=frame: frame  # type: ignore[misc]
-            place += 1
-
-
-def _read_film(path: Path, *output: str) -> Any:
-    return imageio_ffmpeg.read_frames(
-        str(path), input_params=list(_FFMPEG_INPUT), output_params=list(output)
-    )
-
-
-def _next(film: Any, path: Path) -> Any:
-    """The facts of a film, then its frames, then None."""
-    try:
-        return next(film, None)
-    except (OSError, RuntimeError, IndexError, KeyError, ValueError) as error:
-        raise InputError(
-            f"The video {path.name} cannot be read; save it as MP4 (H.264) and try again."
-        ) from error

@@ -11,15 +11,13 @@ from PIL import Image
 from demos import glip_views as views
 from demos.glip_form import Limits
 from demos.glip_views import Hearing, Scene, Span
-from demos.ui import downloads
+from demos.ui import boxes
 from models.detection.colours import phrase_colours
 from models.detection.detections import Detections
 from models.detection.drawing import AUTOMATIC, DrawStyle
 from models.glip.grounding import GroundingThresholds, RawDetections
 from models.glip.prompts import Prompt, Word
 from models.jobs import Job
-
-SHOWN_SIDE = 1280  # long side of the picture on the page; boxes stay in pixels of the original
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,6 @@ def ground(photo: Image.Image, prompt: Prompt, grounder: Any) -> Job[Found]:
     return Found(raw, grounder.defaults)
 
 
-def shown_copy(photo: Image.Image) -> str:
-    """Path of the picture as the page shows it."""
-    small = photo.copy()
-    small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    return downloads.save_jpeg(small, "picture")
-
-
 def spans_of(prompt: Prompt) -> tuple[Span, ...]:
     """Where the phrases stand in the caption."""
     return tuple(Span(p.begin, p.end, place) for place, p in enumerate(prompt.phrases))
@@ -76,8 +67,7 @@ def scene_of(
     """What is drawn of a run under its thresholds."""
     return Scene(
         scope=scope,
-        # Relative, so that it holds behind a proxy's path, too.
-        picture=f"gradio_api/file={held.shown}",
+        picture=boxes.address(held.shown),
         caption=held.prompt.caption,
         spans=spans_of(held.prompt),
         colours=tuple(phrase_colours(len(held.prompt.phrases))),
@@ -137,7 +127,7 @@ def panels(held: Held, limits: Limits, region: int, style: DrawStyle) -> Sequenc
     shown, hearing = scene_of(held, found, style=style), hearing_of(held, limits)
     return (
         views.scene(shown),
-        views.crops(shown),
+        boxes.crops(shown),
         views.matrix(shown, hearing),
         views.listening(shown, hearing, region if region < len(found) else 0),
     )

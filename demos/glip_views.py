@@ -1,9 +1,5 @@
 """How the GLIP tab shows its results: boxes over the picture, words in the boxes' colours, crops,
-the word-region matrix and what a region listens to. Escaped HTML of our own, no picture in it.
-
-Whatever belongs together carries the same `data-phrase` (a phrase's number) and `data-box` (a
-box's number) inside one `data-glip`; `glip.js` lights up what the pointer or the focus is on.
-"""
+the word-region matrix and what a region listens to, as `demos.ui.boxes` has them."""
 
 from __future__ import annotations
 
@@ -12,24 +8,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from models.detection.colours import plate_and_text
+from demos.ui import boxes
+from demos.ui.boxes import bar, boxed, colour, empty, paper, sizes, window
 from models.detection.detections import Detections
 
-_HERE = Path(__file__).parent
-CSS = (_HERE / "glip.css").read_text(encoding="utf-8")
-HEAD = f"<script>\n{(_HERE / 'glip.js').read_text(encoding='utf-8')}</script>"
-# Clicks on a box, a crop or a row of the matrix reach the server as an event of the component.
-CHOOSES = """
-element.addEventListener("click", (event) => {
-  const source = event.target.closest("[data-box]");
-  if (source) trigger("select", { index: Number(source.dataset.box) });
-});
-"""
-MAX_TAGS = 30  # more boxes than this show their labels only when they are lit
-MAX_CROPS = 60
-MAX_CHIPS = 60
+CSS = (Path(__file__).parent / "glip.css").read_text(encoding="utf-8")
 MAX_ROWS, MAX_COLUMNS = 20, 36  # of the matrix
-HOT = 0.55  # from this much heat on a number is written in the paper's colour
+HOT = 0.65  # from this much heat on a number is written in the paper's colour
 
 
 @dataclass(frozen=True)
@@ -41,27 +26,17 @@ class Span:
     phrase: int
 
 
-@dataclass(frozen=True)
-class Scene:
+@dataclass(frozen=True, kw_only=True)
+class Scene(boxes.Scene):
     """Everything that is drawn of one result.
 
-    scope:   names this result on the page ("main", "left", "right").
-    picture: address of the picture as shown.
     caption: the words asked for, with the `spans` of their phrases.
-    colours: "#rrggbb" per phrase.
     best:    score of the best candidate, shown or not; None when there is no candidate at all.
-    line_width, text_size: of the boxes, pixels of the screen; 0 leaves it to the style sheet.
     """
 
-    scope: str
-    picture: str
     caption: str
     spans: tuple[Span, ...]
-    colours: tuple[str, ...]
-    detections: Detections
     best: float | None = None
-    line_width: int = 0
-    text_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,29 +54,16 @@ class Hearing:
     attention: Sequence[Sequence[float]] = ()
 
 
-def empty(text: str) -> str:
-    """What stands where a result will be."""
-    return f'<div class="glip-empty">{escape(text)}</div>'
-
-
 # ----------------------------------------------------------------------- picture and caption
 
 
 def scene(shown: Scene) -> str:
     """The caption with its phrases in colour, above the picture with its boxes."""
-    found = shown.detections
     return (
-        f'<div class="glip-scene" data-glip="{shown.scope}" style="{_sizes(shown)}">'
+        f'<div class="atelier-scene" data-scene="{shown.scope}" style="{sizes(shown)}">'
         f"{_caption(shown)}"
-        f'<div class="glip-picture{" many" if len(found) > MAX_TAGS else ""}">'
-        f'<img src="{escape(shown.picture)}" width="{found.width}" height="{found.height}" '
-        f'alt="The picture, {len(found)} boxes in it">{_boxes(shown)}</div>{_told(shown)}</div>'
+        f"{boxed(shown)}{_told(shown)}</div>"
     )
-
-
-def _sizes(shown: Scene) -> str:
-    line = f"--line:{shown.line_width}px;" if shown.line_width else ""
-    return line + (f"--text:{shown.text_size}px" if shown.text_size else "")
 
 
 def _caption(shown: Scene) -> str:
@@ -135,34 +97,6 @@ def _woven(caption: str, spans: Sequence[Span], word: Callable[[Span, str], str]
     return "".join([*parts, escape(caption[place:])])
 
 
-def _boxes(shown: Scene) -> str:
-    """The boxes as buttons, in shares of the picture; the smaller lies above the larger."""
-    found = shown.detections
-    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in found.boxes.tolist()]
-    order = sorted(range(len(areas)), key=lambda index: -areas[index])
-    layer = {index: place for place, index in enumerate(order)}
-    return "".join(_box(shown, index, layer[index]) for index in range(len(found)))
-
-
-def _box(shown: Scene, index: int, layer: int) -> str:
-    found = shown.detections
-    x1, y1, x2, y2 = found.boxes[index].tolist()
-    phrase, score, label = found.phrases[index], float(found.scores[index]), found.labels[index]
-    across, down = 100 / found.width, 100 / found.height
-    plate, ink = plate_and_text(_colour(shown, phrase))
-    side = " under" if y1 * down < 9 else ""
-    side += " left" if x1 * across > 65 else ""
-    return (
-        f'<button type="button" class="glip-box{side}" data-box="{index}" data-phrase="{phrase}" '
-        f'style="--c:{_colour(shown, phrase)};--plate:{plate};--ink:{ink};z-index:{layer};'
-        f"left:{x1 * across:.3f}%;top:{y1 * down:.3f}%;"
-        f'width:{(x2 - x1) * across:.3f}%;height:{(y2 - y1) * down:.3f}%" '
-        f'aria-label="{escape(label)}, score {score:.2f}, '
-        f'box {x1:.0f}, {y1:.0f} to {x2:.0f}, {y2:.0f}">'
-        f"<span>{escape(label)} {score:.2f}</span></button>"
-    )
-
-
 def _told(shown: Scene) -> str:
     """One line below the picture; where there is no box, what to do about it."""
     count = len(shown.detections)
@@ -172,76 +106,7 @@ def _told(shown: Scene) -> str:
         text = "No box: the model sees nothing of this here."
     else:
         text = f"No box above the thresholds: the best candidate has {shown.best:.3f}."
-    return f'<div class="glip-told" role="status">{text}</div>'
-
-
-def _colour(shown: Scene, phrase: int) -> str:
-    return shown.colours[phrase] if 0 <= phrase < len(shown.colours) else "#6a7185"
-
-
-# ------------------------------------------------------------------------------------- chips
-
-
-def chips(texts: Sequence[str], colours: Sequence[str], told: str) -> str:
-    """The phrases found in what was typed, before anything runs."""
-    shown = "".join(
-        f'<li style="--c:{colour}">{escape(text)}</li>'
-        for text, colour in zip(texts[:MAX_CHIPS], colours)
-    )
-    more = f"<li>and {len(texts) - MAX_CHIPS} more</li>" if len(texts) > MAX_CHIPS else ""
-    return (
-        f'<div class="glip-chips" role="status"><b>{escape(told)}</b>'
-        f'<ul dir="auto">{shown}{more}</ul></div>'
-    )
-
-
-def complaint(text: str) -> str:
-    """In the chips' place: why no phrases are found."""
-    return f'<div class="glip-chips" role="status"><b>{escape(text)}</b></div>'
-
-
-# ------------------------------------------------------------------------------------- crops
-
-
-def crops(shown: Scene) -> str:
-    """Every box cut out, best first: windows onto the one picture that the page already has."""
-    found = shown.detections
-    if not len(found):
-        return empty("What the boxes hold appears here.")
-    cut = "".join(_crop_button(shown, index) for index in range(min(len(found), MAX_CROPS)))
-    hidden = len(found) - MAX_CROPS
-    more = f'<div class="glip-told">and {hidden} more</div>' if hidden > 0 else ""
-    return (
-        f'<div class="glip-crops" data-glip="{shown.scope}" style="{_paper(shown)}">{cut}</div>'
-        f"{more}"
-    )
-
-
-def _crop_button(shown: Scene, index: int) -> str:
-    found, phrase = shown.detections, shown.detections.phrases[index]
-    label = f"{found.labels[index]} {float(found.scores[index]):.2f}"
-    return (
-        f'<button type="button" data-box="{index}" data-phrase="{phrase}" '
-        f'style="--c:{_colour(shown, phrase)}">{_window(shown, index)}'
-        f"<span>{escape(label)}</span></button>"
-    )
-
-
-def _paper(shown: Scene) -> str:
-    return f"--picture:url(&quot;{escape(shown.picture)}&quot;)"
-
-
-def _window(shown: Scene, index: int) -> str:
-    """The picture as a background, moved and scaled so that only the box is seen."""
-    found = shown.detections
-    x1, y1, x2, y2 = found.boxes[index].tolist()
-    width, height = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
-    spare_x, spare_y = max(found.width - width, 1e-6), max(found.height - height, 1e-6)
-    return (
-        f'<i style="aspect-ratio:{width:.1f}/{height:.1f};--tall:{min(1, width / height):.3f};'
-        f"background-size:{100 * found.width / width:.2f}% {100 * found.height / height:.2f}%;"
-        f'background-position:{100 * x1 / spare_x:.2f}% {100 * y1 / spare_y:.2f}%"></i>'
-    )
+    return f'<div class="atelier-told" role="status">{text}</div>'
 
 
 # ------------------------------------------------------------------------ words and regions
@@ -256,14 +121,14 @@ def matrix(shown: Scene, hearing: Hearing) -> str:
     head = "".join(_word_cell(shown, hearing.words[column]) for column in columns)
     body = "".join(
         f'<tr data-box="{row}" data-phrase="{found.phrases[row]}"><th scope="row">'
-        f'<button type="button" style="--c:{_colour(shown, found.phrases[row])}">'
-        f"{_window(shown, row)}<span>{escape(found.labels[row])}</span></button></th>"
+        f'<button type="button" style="--c:{colour(shown, found.phrases[row])}">'
+        f"{window(shown, row)}<span>{escape(found.labels[row])}</span></button></th>"
         + "".join(_heat_cell(hearing.scores[row][column]) for column in columns)
         + "</tr>"
         for row in range(min(len(found), MAX_ROWS))
     )
     return (
-        f'<div class="glip-scroll" data-glip="{shown.scope}" style="{_paper(shown)}" tabindex="0" '
+        f'<div class="glip-scroll" data-scene="{shown.scope}" style="{paper(shown)}" tabindex="0" '
         'role="region" aria-label="Word-region matrix">'
         f'<table class="glip-matrix"><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{_left_out(found, hearing, columns)}"
@@ -297,7 +162,7 @@ def _left_out(found: Detections, hearing: Hearing, columns: Sequence[int]) -> st
     parts += [f"{words} more words"] if words > 0 else []
     left_out = f" Left out here: {' and '.join(parts)}." if parts else ""
     return (
-        '<div class="glip-told">In percent, before centerness. A box\'s score is made of the words '
+        '<div class="atelier-told">In percent, before centerness. A box\'s score is made of the words '
         f"of its phrase.{left_out}</div>"
     )
 
@@ -323,8 +188,8 @@ def listening(shown: Scene, hearing: Hearing, index: int) -> str:
 
     told = f"{found.labels[index]}, score {float(found.scores[index]):.2f}"
     return (
-        f'<div class="glip-listening" data-glip="{shown.scope}" style="{_paper(shown)}">'
-        f"<figure>{_window(shown, index)}<figcaption>{escape(told)}</figcaption></figure>"
+        f'<div class="glip-listening" data-scene="{shown.scope}" style="{paper(shown)}">'
+        f"<figure>{window(shown, index)}<figcaption>{escape(told)}</figcaption></figure>"
         f'<div><p class="glip-caption" dir="auto">{_woven(shown.caption, hearing.words, word)}</p>'
         f"{_strongest(shown, hearing, weights)}</div></div>"
     )
@@ -336,14 +201,10 @@ def _strongest(shown: Scene, hearing: Hearing, weights: Sequence[float], most: i
     words = [hearing.words[place] for place in order]
     rows = [(shown.caption[w.begin : w.end], weights[p]) for w, p in zip(words, order)]
     rows.append(("everything else", max(0.0, 1 - sum(weight for _, weight in rows))))
-    return '<div class="glip-bars">' + "".join(_bar(*row) for row in rows) + "</div>"
-
-
-def _bar(text: str, weight: float) -> str:
     return (
-        f'<div><span dir="auto">{escape(text)}</span>'
-        f'<i><b style="width:{100 * min(weight, 1):.1f}%"></b></i>'
-        f"<span>{100 * weight:.1f}%</span></div>"
+        '<div class="atelier-bars">'
+        + "".join(bar(text, share, f"{100 * share:.1f}%") for text, share in rows)
+        + "</div>"
     )
 
 
@@ -373,7 +234,7 @@ BLOCKS
 <circle cx="570" cy="148" r="18" class="fill-soft"/>
 <circle cx="570" cy="148" r="4" class="fill-accent"/>
 <path d="M592 148h36" class="soft" stroke-width="2" fill="none"/>
-<text x="570" y="200" text-anchor="middle" class="soft">region · word</text>
+<text x="576" y="238" text-anchor="middle" class="soft">region · word</text>
 <rect x="640" y="62" width="210" height="170" rx="10" class="fill-soft"/>
 <rect x="664" y="150" width="52" height="58" rx="4" class="accent" fill="none" stroke-width="3"/>
 <rect x="726" y="158" width="50" height="50" rx="4" class="accent" fill="none" stroke-width="3"/>

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from demos.ui import keyboard, share, theme
+from demos.ui import boxes, keyboard, share, theme
 from demos.ui.share import Field
 from demos.ui.tab import Atelier, Tab
 
@@ -37,10 +37,12 @@ def build_page(atelier: Atelier, tabs: Sequence[Tab]) -> gr.Blocks:
 def look(tabs: Sequence[Tab], *, present: bool) -> dict[str, Any]:
     """The keyword arguments of `launch` that make the look: theme, CSS, keys, footer, history."""
     # As a <style>, because Gradio rewrites what is given as `css=` and breaks `:is()` and `@media`.
-    css = "\n".join((theme.css(), *(tab.css for tab in tabs)))
+    css = "\n".join((theme.css(), boxes.CSS, *(tab.css for tab in tabs)))
     return {
         "theme": theme.theme(present=present),
-        "head": "".join((keyboard.HEAD, *(tab.head for tab in tabs), f"<style>{css}</style>")),
+        "head": "".join(
+            (keyboard.HEAD, boxes.HEAD, *(tab.head for tab in tabs), f"<style>{css}</style>")
+        ),
         "footer_links": [] if present else ["api", "runs", "settings"],
         "run_history": not present,
     }

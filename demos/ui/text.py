@@ -24,23 +24,27 @@ _UNWANTED = re.compile(
 
 
 def parse_labels(
-    text: str | None, *, maximum: int = MAX_LABELS, max_chars: int = MAX_LABEL_CHARS
+    text: str | None,
+    *,
+    maximum: int = MAX_LABELS,
+    max_chars: int = MAX_LABEL_CHARS,
+    what: str = "label",
 ) -> list[str]:
     """Labels typed one per line or separated by commas or semicolons, cleaned, each once.
 
-    Raises InputError when there is none, when there are more than `maximum`, or when one is longer
-    than `max_chars` characters.
+    `what` is what the sentences call one. Raises InputError when there is none, when there are
+    more than `maximum`, or when one is longer than `max_chars` characters.
     """
     labels = [_clean(part) for part in re.split(r"[\n,;]", _checked(text))]
     labels = list(dict.fromkeys(label for label in labels if label))
     if not labels:
-        raise InputError("Type at least one label, one per line or separated by commas.")
+        raise InputError(f"Type at least one {what}, one per line or separated by commas.")
     if len(labels) > maximum:
-        raise InputError(f"These are {len(labels):,} labels; give at most {maximum:,} at once.")
+        raise InputError(f"These are {len(labels):,} {what}s; give at most {maximum:,} at once.")
     longest = max(labels, key=len)
     if len(longest) > max_chars:
         raise InputError(
-            f"The label “{longest[:30]}…” has {len(longest):,} characters; "
+            f"The {what} “{longest[:30]}…” has {len(longest):,} characters; "
             f"shorten it to {max_chars:,}."
         )
     return labels

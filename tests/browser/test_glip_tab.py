@@ -19,8 +19,8 @@ from demos.glip_pictures import examples
 from tests.glip_tab_support import Detector, scripted_registry
 
 expect.set_options(timeout=20_000)  # a busy machine is no broken page
-SCENE = ".glip-scene[data-glip=main]"
-BOXES = f"{SCENE} .glip-box"
+SCENE = ".atelier-scene[data-scene=main]"
+BOXES = f"{SCENE} .atelier-box"
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_words_and_boxes_light_each_other_up(served: Any, open_page: Any) -> Non
     grounded(page)
     page.locator(f"{SCENE} .glip-word").nth(1).hover()
     assert lit(page, BOXES) == ["1", "3"]
-    assert lit(page, ".glip-crops button") == ["1", "3"]
+    assert lit(page, ".atelier-crops button") == ["1", "3"]
     page.locator(BOXES).nth(2).hover()
     assert lit(page, BOXES) == ["2"]
     assert lit(page, f"{SCENE} .glip-word") == ["0"]
@@ -142,7 +142,7 @@ def test_sliders_choose_without_the_network(
 def test_a_box_is_chosen_and_what_it_listens_to_is_shown(served: Any, open_page: Any) -> None:
     page, _ = open_page(served.url)
     grounded(page)
-    page.locator(".glip-crops button").nth(1).press("Enter")
+    page.locator(".atelier-crops button").nth(1).press("Enter")
     page.get_by_role("tab", name="Listening", exact=True).click()
     told = page.locator(".glip-listening figcaption")
     expect(told).to_have_text("a red kite, score 0.89")
@@ -158,7 +158,7 @@ def test_a_box_is_chosen_and_what_it_listens_to_is_shown(served: Any, open_page:
 
 def test_phrases_are_shown_before_running_and_can_be_marked(served: Any, open_page: Any) -> None:
     page, watch = open_page(served.url)
-    chips = page.locator(".glip-chips li")
+    chips = page.locator(".atelier-phrases li")
     expect(chips).to_have_text(["two small dogs (2 × dog)", "a red kite"])
     press(page, "Write the phrases as [marks]")
     expect(words(page)).to_have_value("[two small dogs] and [a red kite] above them")
@@ -170,7 +170,7 @@ def test_phrases_are_shown_before_running_and_can_be_marked(served: Any, open_pa
     assert page.evaluate("window.hacked") is None
     assert "<script>" in page.locator(BOXES).first.inner_text()
     words(page).fill(" ;; ")
-    expect(page.locator(".glip-chips")).to_contain_text("no words")
+    expect(page.locator(".atelier-phrases")).to_contain_text("no words")
     press(page, "Ground")
     expect(page.locator(".toast-body")).to_contain_text("no words")
     expect(page.locator(BOXES)).to_have_count(6)  # nothing is lost
@@ -179,7 +179,7 @@ def test_phrases_are_shown_before_running_and_can_be_marked(served: Any, open_pa
 
 def test_examples_run_at_once(served: Any, open_page: Any) -> None:
     page, _ = open_page(served.url)
-    page.locator(".glip-examples button.gallery-item").nth(2).click()
+    page.locator(".atelier-examples button.gallery-item").nth(2).click()
     example = list(examples().values())[2]
     expect(words(page)).to_have_value(example.prompt)
     expect(page.locator(BOXES)).to_have_count(8)
@@ -189,21 +189,21 @@ def test_examples_run_at_once(served: Any, open_page: Any) -> None:
 def test_two_models_stand_side_by_side(served: Any, open_page: Any) -> None:
     page, _ = open_page(served.url)
     page.get_by_role("tab", name="Side by side").click()
-    left = page.locator(".glip-scene[data-glip=left] .glip-box")
+    left = page.locator(".atelier-scene[data-scene=left] .atelier-box")
     press(page, "Ground with both")  # with one that would have to be downloaded
     expect(page.locator(".toast-body")).to_contain_text("offline")
     expect(left).to_have_count(4)  # what the first found stays
     page.get_by_label("Second model").click()
     page.get_by_role("option", name=re.compile("^Another")).click()
     press(page, "Ground with both")
-    right = page.locator(".glip-scene[data-glip=right] .glip-box")
+    right = page.locator(".atelier-scene[data-scene=right] .atelier-box")
     expect(right).to_have_count(4)
     number(page, "Box threshold", 0.6, 1)
     expect(left).to_have_count(2)
     expect(right).to_have_count(4)
-    page.locator(".glip-scene[data-glip=right] .glip-word").first.hover()
-    assert lit(page, ".glip-scene[data-glip=right] .glip-box") == ["0", "2"]
-    assert lit(page, ".glip-scene[data-glip=left] .glip-box") == []
+    page.locator(".atelier-scene[data-scene=right] .glip-word").first.hover()
+    assert lit(page, ".atelier-scene[data-scene=right] .atelier-box") == ["0", "2"]
+    assert lit(page, ".atelier-scene[data-scene=left] .atelier-box") == []
 
 
 def test_results_are_taken_home(served: Any, open_page: Any, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_stop_frees_the_device_and_keeps_what_was_done(
 
 def test_a_link_opens_the_same_state(served: Any, open_page: Any) -> None:
     page, _ = open_page(served.url, permissions=["clipboard-read", "clipboard-write"])
-    page.locator(".glip-examples button.gallery-item").nth(1).click()
+    page.locator(".atelier-examples button.gallery-item").nth(1).click()
     expect(page.locator(BOXES)).to_have_count(4)
     words(page).fill("cat; a yellow & blue umbrella")
     page.get_by_label("List", exact=True).check()

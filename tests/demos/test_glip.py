@@ -25,6 +25,7 @@ from demos.glip_batch import Basket, count_of, ground_all, pack, pictures_in
 from demos.glip_form import Limits, models_of, read_limits, read_model, read_words
 from demos.glip_pictures import EXAMPLES_DIR, examples
 from demos.glip_session import Held, hearing_of, panels, scene_of
+from demos.ui import boxes
 from demos.ui.downloads import SETTINGS_KEY
 from demos.ui.images import open_image
 from models.detection.drawing import AUTOMATIC
@@ -124,7 +125,7 @@ def test_only_detectors_are_offered() -> None:
 
 def test_boxes_lie_where_they_were_found_and_words_know_their_boxes() -> None:
     scene, crops, matrix, listening = drawn(held())
-    assert scene.count('class="glip-box') == 4
+    assert scene.count('class="atelier-box') == 4
     assert 'style="--c:' in scene
     first = re.search(r"left:([\d.]+)%;top:([\d.]+)%;width:([\d.]+)%;height:([\d.]+)%", scene)
     assert first is not None
@@ -142,7 +143,7 @@ def test_what_was_typed_is_escaped_everywhere() -> None:
     run = held(f'{EVIL}; "><i onclick=alert(1)>; ${{alert(2)}}')
     html = "".join(drawn(run))
     texts = [phrase.chip for phrase in run.prompt.phrases]
-    html += views.chips(texts, ["#123456"] * 3, EVIL) + views.empty(EVIL) + views.complaint(EVIL)
+    html += boxes.chips(texts, ["#123456"] * 3, EVIL) + boxes.empty(EVIL) + boxes.complaint(EVIL)
     assert "<script" not in html
     assert "<i onclick" not in html
     assert "&lt;script&gt;" in html
@@ -162,8 +163,8 @@ def test_thresholds_choose_among_what_was_found_and_ask_no_network() -> None:
 def test_without_a_box_the_page_says_how_near_it_was() -> None:
     scene, crops, matrix, listening = drawn(held(), Limits(box=0.99))
     assert "best candidate has 0.900" in scene
-    assert "glip-empty" in crops
-    assert "glip-empty" in matrix
+    assert "atelier-empty" in crops
+    assert "atelier-empty" in matrix
     assert "Choose a box" in listening
     nothing = replace(held().prompt, phrases=())
     assert "sees nothing" in drawn(replace(held(), prompt=nothing, raw=found(SIZE, nothing)))[0]
@@ -199,7 +200,7 @@ def test_long_lists_keep_the_page_small() -> None:
     assert "many" in scene  # labels appear when pointed at
     assert matrix.count("<tr data-box") == views.MAX_ROWS
     assert matrix.count('scope="col"') == views.MAX_COLUMNS
-    assert crops.count("<button") == views.MAX_CROPS
+    assert crops.count("<button") == boxes.MAX_CROPS
     assert "more boxes" in matrix
     assert len("".join(drawn(run))) < 400_000
 
@@ -221,7 +222,7 @@ def test_the_real_network_is_shown_the_same_way() -> None:
     assert np.shape(hearing.scores) == np.shape(hearing.attention) == (len(boxes), 9)
     wanted = run.raw.token_scores[run.raw.rows(Limits(box=0.0, max_boxes=20).on(run.own))]
     np.testing.assert_array_equal(np.array(hearing.scores, np.float32), wanted)
-    assert drawn(run, Limits(box=0.0, max_boxes=20))[0].count('class="glip-box') == len(boxes)
+    assert drawn(run, Limits(box=0.0, max_boxes=20))[0].count('class="atelier-box') == len(boxes)
 
 
 def test_a_slider_costs_little_with_thousands_of_candidates() -> None:

@@ -6,7 +6,7 @@
 
   const sourceOf = (target) => {
     const source = target instanceof Element ? target.closest(parts) : null;
-    return source?.closest("[data-glip]") ? source : null;
+    return source?.closest("[data-scene]") ? source : null;
   };
 
   const together = (source, other) => {
@@ -18,12 +18,12 @@
   const light = (source) => {
     if (source === last && (source === null || source.classList.contains("lit"))) return;
     last = source;
-    for (const old of document.querySelectorAll("[data-glip] .lit, [data-glip].asked")) {
+    for (const old of document.querySelectorAll("[data-scene] .lit, [data-scene].asked")) {
       old.classList.remove("lit", "asked");
     }
     if (!source) return;
-    const scope = source.closest("[data-glip]").dataset.glip;
-    for (const root of document.querySelectorAll(`[data-glip="${CSS.escape(scope)}"]`)) {
+    const scope = source.closest("[data-scene]").dataset.scene;
+    for (const root of document.querySelectorAll(`[data-scene="${CSS.escape(scope)}"]`)) {
       root.classList.add("asked");
       for (const other of root.querySelectorAll(parts)) {
         if (together(source, other)) other.classList.add("lit");
