@@ -34,14 +34,13 @@ from models.vild.categories import (
     unique_names,
 )
 from models.vild.checkpoints import check_teacher
-from models.vild.discovery import Discovery, cluster_regions, name_clusters
+from models.vild.discovery import Discovery, discover_regions
 from models.vild.head import Regions
 from models.vild.postprocess import (
     BENCHMARK_NMS,
     MAX_BOXES,
     corrected_boxes,
     rank_by_class,
-    rank_by_name,
 )
 from models.vild.preprocess import NetworkInput, prepare
 from models.vild.regions import (
@@ -55,7 +54,9 @@ from models.vild.regions import (
     Sight,
     Vocabulary,
     name_scores,
+    named_regions,
     original_boxes,
+    pick_regions,
     region_mask,
 )
 from models.vild.teacher import crop_embeddings
@@ -266,11 +267,13 @@ class Detector:
         """The regions that `select` shows, and what they are."""
         self._check(raw)
         vocabulary = self._vocabulary(names)
-        rows = raw.rows(thresholds or self.defaults.thresholds)
-        scores = self._scores(raw, rows, vocabulary, score, temperature)
-        order, columns = rank_by_name(scores)
-        values: Floats = scores[order, columns].numpy()
-        return Picked(rows[order.numpy()], columns.numpy() - 1, values)
+        return pick_regions(
+            raw,
+            vocabulary,
+            thresholds or self.defaults.thresholds,
+            score or self.defaults.score,
+            self._temperature(temperature),
+        )
 
     def select(
         self,
@@ -398,10 +401,14 @@ class Detector:
             raise InputError(f"The distance lies between 0 and 2, not at {distance}.")
         self._check(raw)
         vocabulary = self._vocabulary(self.base_names if names is None else names)
-        rows = raw.rows(thresholds or self.defaults.thresholds)
-        scores = self._scores(raw, rows, vocabulary, None, None)
-        clusters = cluster_regions(raw.vectors(rows), raw.boxes[rows], distance)
-        groups, picked, phrases = name_clusters(clusters, rows, scores, vocabulary)
+        groups, picked, phrases = discover_regions(
+            raw,
+            vocabulary,
+            thresholds or self.defaults.thresholds,
+            self.defaults.score,
+            self._temperature(None),
+            distance,
+        )
         detections = self._named(raw, picked, vocabulary, masks, phrases)
         return Discovery(groups, detections, tuple(picked.rows.tolist()))
 
@@ -442,9 +449,11 @@ class Detector:
         score: Score | None,
         temperature: float | None,
     ) -> Tensor:
-        if temperature is None:
-            temperature = self.model.config.temperature
-        return name_scores(raw, rows, vocabulary, score or self.defaults.score, temperature)
+        score, temperature = score or self.defaults.score, self._temperature(temperature)
+        return name_scores(raw, rows, vocabulary, score, temperature)
+
+    def _temperature(self, asked: float | None) -> float:
+        return self.model.config.temperature if asked is None else asked
 
     def _named(
         self,
@@ -454,17 +463,8 @@ class Detector:
         masks: bool,
         phrases: tuple[int, ...] | None = None,
     ) -> Detections:
-        columns = picked.columns.tolist()
-        return Detections(
-            boxes=raw.boxes[picked.rows],
-            scores=picked.scores,
-            labels=tuple(vocabulary.names[column] for column in columns),
-            phrases=phrases or tuple(vocabulary.places[column] for column in columns),
-            spans=(None,) * len(columns),
-            width=raw.width,
-            height=raw.height,
-            masks=self.masks(raw, picked.rows) if masks else None,
-        )
+        outlines = self.masks(raw, picked.rows) if masks else None
+        return named_regions(raw, picked, vocabulary, outlines, phrases)
 
     def _check(self, raw: RawRegions) -> None:
         if raw.detector != self.name:

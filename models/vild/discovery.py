@@ -12,7 +12,16 @@ from torch import Tensor
 
 from models.detection.boxes import pairwise_iou
 from models.detection.detections import Detections
-from models.vild.regions import Floats, Picked, Rows, Vocabulary
+from models.vild.regions import (
+    Floats,
+    Picked,
+    RawRegions,
+    RegionThresholds,
+    Rows,
+    Score,
+    Vocabulary,
+    name_scores,
+)
 
 
 @dataclass(frozen=True)
@@ -113,3 +122,18 @@ def name_clusters(
     values, phrases, columns, chosen = zip(*regions) if regions else ((), (), (), ())
     picked = Picked(np.array(chosen, int), np.array(columns, int), np.array(values, np.float32))
     return groups, picked, phrases
+
+
+def discover_regions(
+    raw: RawRegions,
+    vocabulary: Vocabulary,
+    thresholds: RegionThresholds,
+    score: Score,
+    temperature: float,
+    distance: float,
+) -> tuple[tuple[Group, ...], Picked, tuple[int, ...]]:
+    """`name_clusters` of the regions within `thresholds`. Raises InputError as `name_scores`."""
+    rows = raw.rows(thresholds)
+    scores = name_scores(raw, rows, vocabulary, score, temperature)
+    clusters = cluster_regions(raw.vectors(rows), raw.boxes[rows], distance)
+    return name_clusters(clusters, rows, scores, vocabulary)

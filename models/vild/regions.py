@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from models.detection.boxes import rescale_boxes
-from models.detection.detections import Rle
+from models.detection.detections import Detections, Rle
 from models.errors import InputError
-from models.vild.postprocess import paste_masks, select_regions
+from models.vild.postprocess import paste_masks, rank_by_name, select_regions
 from models.vild.text import BASE_WEIGHT, cosines
 
 Floats = npt.NDArray[np.float32]
@@ -80,7 +80,7 @@ class Sight:
         """The masks of regions, `compute`d once; two threads may both compute the same."""
         todo = [row for row in dict.fromkeys(rows) if row not in self._masks]
         if todo:
-            self._masks.update(zip(todo, compute(todo)))  # one step, atomic for other threads
+            self._masks.update(zip(todo, compute(todo)))
         return tuple(self._masks[row] for row in rows)
 
 
@@ -211,6 +211,45 @@ def name_scores(
         weight = torch.where(base, BASE_WEIGHT, 1 - BASE_WEIGHT)
         scores = weight * scores + (1 - weight) * head(raw.image_embeddings)
     return scores if score == "cosine" else scores.exp()
+
+
+def pick_regions(
+    raw: RawRegions,
+    vocabulary: Vocabulary,
+    thresholds: RegionThresholds,
+    score: Score,
+    temperature: float,
+) -> Picked:
+    """The regions that are shown, by the public notebook's rule, and what they are.
+
+    Raises InputError as `name_scores`.
+    """
+    rows = raw.rows(thresholds)
+    scores = name_scores(raw, rows, vocabulary, score, temperature)
+    order, columns = rank_by_name(scores)
+    values: Floats = scores[order, columns].numpy()
+    return Picked(rows[order.numpy()], columns.numpy() - 1, values)
+
+
+def named_regions(
+    raw: RawRegions,
+    picked: Picked,
+    vocabulary: Vocabulary,
+    masks: tuple[Rle | None, ...] | None = None,
+    phrases: tuple[int, ...] | None = None,
+) -> Detections:
+    """Picked regions as everybody reads them; `phrases` are the names' places unless given."""
+    columns = picked.columns.tolist()
+    return Detections(
+        boxes=raw.boxes[picked.rows],
+        scores=picked.scores,
+        labels=tuple(vocabulary.names[column] for column in columns),
+        phrases=phrases or tuple(vocabulary.places[column] for column in columns),
+        spans=(None,) * len(columns),
+        width=raw.width,
+        height=raw.height,
+        masks=masks,
+    )
 
 
 def region_mask(
