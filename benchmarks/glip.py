@@ -61,7 +61,7 @@ class Scale:
     Attributes:
         config: the large network.
         size: (height, width) of its input in pixels, multiples of 32.
-        repeats: of which the median is taken; ten times as many of what takes milliseconds.
+        repeats: of which the median is taken; five times as many of what takes milliseconds.
         channels, cells: of the map that the deformable convolution reads, (height, width).
     """
 
@@ -481,7 +481,7 @@ def verdict(holds: bool) -> str:
 def tables(scale: Scale) -> dict[str, tuple[str, Callable[[], Iterator[Row]]]]:
     """Title and rows by the name that --only takes."""
     config, repeats = scale.config, scale.repeats
-    mini, often = GlipConfig.mini(), 10 * repeats
+    mini, often = GlipConfig.mini(), 5 * repeats
     maps = [(scale.channels, scale.cells), (mini.channels, (24, 32))]
     cells = sum(-(-scale.size[0] // s) * -(-scale.size[1] // s) for s in (8, 16, 32, 64, 128))
     return {

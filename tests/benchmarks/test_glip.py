@@ -60,6 +60,15 @@ def number(cell: str) -> float:
     return float(match[0].replace(",", ""))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine make seconds of milliseconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def glip() -> Glip:
     """In float64, so that both ways can be compared."""
