@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import time
@@ -20,6 +21,7 @@ from training import (
     glip_evaluation,
     styleclip_evaluation,
     stylegan_evaluation,
+    vild_evaluation,
 )
 from training.clip_evaluation import Figure
 
@@ -34,6 +36,7 @@ EVALUATIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "glip-mini": glip_evaluation.evaluate,
     "stylegan2-mini": stylegan_evaluation.evaluate,
     "styleclip": styleclip_evaluation.evaluate,
+    "vild-mini": vild_evaluation.evaluate,
 }
 # Whose drawings are judged, and whose pictures are edited.
 FOLDERS = {"clipdraw": "clip-mini-critic", "styleclip": "stylegan2-mini"}
@@ -72,9 +75,8 @@ def write_card(name: str, directory: Path, figures: list[Figure], seconds: float
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     path.write_text(before + measured + after, encoding="utf-8")
-    (directory / scores).write_text(
-        json.dumps({f.name: round(f.value, 2) for f in figures}, indent=1) + "\n"
-    )
+    measured_values = {f.name: round(f.value, 2) for f in figures if math.isfinite(f.value)}
+    (directory / scores).write_text(json.dumps(measured_values, indent=1) + "\n")
 
 
 def draw_ascent(directory: Path) -> None:
