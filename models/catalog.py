@@ -42,8 +42,8 @@ CLIP_MINI_FILES = (
 CRITIC_FILES = (
     WeightFile(
         "model.safetensors",
-        5_945_642,
-        "561b7405ecad271de85b71b28f7f697c107f83ff9331f525461190bad3167a6d",
+        3_004_038,
+        "10f47963c1dba8384604fd80c86a80c6a6573d32f8e13beaf3d65fa85d4fd056",
     ),
     WeightFile(
         "open_clip_config.json",
