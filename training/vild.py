@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.catalog import ASSETS
 from models.clip.encoder import ClipEncoder, load_mini
+from models.vild.checkpoints import save_vild
 from models.vild.config import VildConfig
 from models.vild.losses import Lesson, Losses, Sampling, Target, vild_losses
 from models.vild.teacher import crop_embeddings
@@ -102,8 +103,8 @@ class Names:
         self.base = torch.tensor([supervised or not is_novel(c) for c in self.concepts])
         self.row = torch.full((len(self.concepts),), -1)
         self.row[self.base] = torch.arange(int(self.base.sum()))
-        known = [c.name for c, base in zip(self.concepts, self.base.tolist()) if base]
-        self.text = clip.encode_text(known)  # (K, D)
+        self.known = [c.name for c, base in zip(self.concepts, self.base.tolist()) if base]
+        self.text = clip.encode_text(self.known)  # (K, D)
 
     def target(self, scenes: Scenes, row: int) -> Target:
         """The objects of one picture that a row may know."""
@@ -260,11 +261,8 @@ class Trainer:
         partial = self.folder / "checkpoint.partial"
         torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
         partial.replace(self.folder / "checkpoint.pt")
-        weights = {
-            key: value.half().contiguous() if value.is_floating_point() else value
-            for key, value in self.averaged().learnt().items()
-        }
-        save_file(weights, str(self.folder / "model.safetensors"))
+        learnt = self.averaged().learnt()
+        save_vild(self.plan.config, learnt, self.folder / "model.safetensors", self.names.known)
         told = {**asdict(self.plan), "step": self.step, "seconds": round(self.seconds)}
         (self.folder / "plan.json").write_text(json.dumps(told) + "\n")
 
