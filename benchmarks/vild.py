@@ -41,7 +41,7 @@ from models.vild.categories import TEMPLATES, CategoryEmbeddings, name_list
 from models.vild.config import VildConfig
 from models.vild.detector import Detector
 from models.vild.preprocess import prepare
-from models.vild.regions import RawRegions, RegionThresholds, Sight, Vocabulary
+from models.vild.regions import RawRegions, RegionThresholds, Score, Sight, Vocabulary
 from models.vild.roi import region_features, region_levels
 from models.vild.teacher import crop_embeddings
 from models.vild.vild import Vild
@@ -329,13 +329,14 @@ def slider_rows(regions: int, names: int, repeats: int, dim: int = 512) -> Itera
     with tempfile.TemporaryDirectory() as folder:
         detector = mini_detector(Path(folder))
     raw, vocabulary = raw_regions(detector, regions, dim), random_vocabulary(names, dim)
+    scores: tuple[Score, ...] = ("cosine", "softmax")
     works = {
         f"{score}, objectness {least}, NMS {nms}, at most {most} boxes": partial(
             detector.select, raw, vocabulary,
             RegionThresholds(max_boxes=most, nms=nms, min_objectness=least), score,
         )
         for score, (least, nms, most) in itertools.product(
-            ("cosine", "softmax"), ((0.9, 0.6, 25), (0.0, 0.6, 25), (0.0, 0.9, 1000))
+            scores, ((0.9, 0.6, 25), (0.0, 0.6, 25), (0.0, 0.9, 1000))
         )
     }  # fmt: skip
     seconds = in_turn(works, repeats, time.perf_counter)
