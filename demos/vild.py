@@ -443,7 +443,7 @@ class _Page:
         )  # fmt: skip
         gr.on(
             [*(control.release for control in sliders), parts["score"].input], complete, state,
-            whole, **self.job,
+            whole, trigger_mode="always_last", **self.job,
         )  # fmt: skip
         back = parts["auto"].input(own, [self.held, parts["auto"]], self.limits, **QUIET)
         back.then(restyle, state, panels, **QUIET)
@@ -483,7 +483,8 @@ class _Page:
                 **QUIET,
             )  # fmt: skip
             reasons = picked.then(
-                self._why, [self.held, self.row], parts["why"], **self.job,
+                self._why, [self.held, self.row], parts["why"], trigger_mode="always_last",
+                **self.job,
             )  # fmt: skip
             stops(parts["stop"], reasons, parts["status"])
 
@@ -625,7 +626,7 @@ class _Page:
             *(parts[name].change for name in ("names", "model", "templates", "auto", "masks")),
             *(control.change for control in self.limits),
         ]
-        gr.on(controls, tell, [self.live, *asked], None, **QUIET)
+        gr.on(controls, tell, [self.live, *asked], None, **LIVE)
         shown = [parts["screen"], parts["status_live"]]
         parts["camera"].stream(
             self._camera, [parts["camera"], self.live, *asked], shown,
@@ -682,7 +683,9 @@ class _Page:
         """The endpoint has a button of its own: its answer is one thing, the page's many."""
         hidden, answer = gr.Button(visible=False), gr.JSON(visible=False)
         open_numbers = {name: number(None, visible=False) for name in LIMITS[:4]}
-        inputs = [{**self.parts, **open_numbers}[field.name] for field in fields(Form)]
+        # A call without names discovers, whatever the page's own field says at first.
+        own = {**open_numbers, "names": gr.Textbox("", visible=False)}
+        inputs = [{**self.parts, **own}[field.name] for field in fields(Form)]
 
         @explained
         def vild_detect(*values: Any) -> Iterator[Any]:

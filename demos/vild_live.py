@@ -22,7 +22,6 @@ from demos.ui.variant import variant
 from demos.vild_form import Limits
 from models.detection.colours import phrase_colours
 from models.detection.drawing import draw
-from models.errors import InputError
 from models.jobs import Job
 from models.vild.detector import Detector
 
@@ -30,6 +29,7 @@ FILM_RATE = 10.0  # frames a second that are looked at where the machine is quic
 FRAME_SIDE = 640
 MAX_FRAME_CHARS = 8 * 2**20
 STREAM_EVERY_S = 0.1
+_NO_FRAME = "This is no frame of a camera."
 
 
 @dataclass
@@ -109,11 +109,11 @@ def _as_sent(component: Any, payload: ImageData | None) -> str | bytes | None:
         return payload.path
     head, _, data = (payload.url or "").partition(",")
     if not head.startswith("data:image/") or len(data) > MAX_FRAME_CHARS:
-        raise InputError("This is no frame of a camera.")
+        raise gr.Error(_NO_FRAME, print_exception=False)
     try:
         return b64decode(data, validate=True)
-    except Base64Error as error:
-        raise InputError("This is no frame of a camera.") from error
+    except Base64Error:
+        raise gr.Error(_NO_FRAME, print_exception=False) from None
 
 
 _Camera = variant(gr.Image, preprocess=_as_sent)

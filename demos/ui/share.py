@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import gradio as gr
 from gradio.components import Component
 
+from demos.ui.controls import PROMPT
 from demos.ui.jobs import explained
 from models.errors import InputError
 
@@ -110,9 +111,7 @@ def link_button(tab: str, fields: Sequence[Field]) -> gr.Button:
         write,
         [field.component for field in fields],
         carrier,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **PROMPT,  # it may refuse
     ).success(None, carrier, None, js="(query) => window.atelier.copyLink(query)")
     return button
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import imageio.v2 as imageio
 import numpy as np
 import pytest
@@ -458,7 +459,7 @@ def test_a_cameras_frame_is_read_with_limits(tmp_path: Path) -> None:
     assert isinstance(sent, bytes)
     assert live.open_frame(sent).size == (640, 480)
     for bad in ("data:text/html;base64,AAAA", "http://127.0.0.1/x.jpg", "data:image/png;base64,@"):
-        with pytest.raises(InputError, match="no frame of a camera"):
+        with pytest.raises(gr.Error, match="no frame of a camera"):
             live._as_sent(None, ImageData(url=bad))
     with pytest.raises(InputError, match="no picture"):
         live.open_frame(b"no picture")
