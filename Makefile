@@ -28,9 +28,10 @@ demo: $(RUN_STAMP)
 	@echo "Starting CLIP Atelier ..."
 	@$(BIN)/python app.py $(ARGS)
 
+# Two processes of one thread each: threads that share a small tensor wait for each other.
 test: $(DEV_STAMP) system
 	@echo "Running the tests ..."
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(DEV_STAMP)
 	@echo "Checking format, lint and types ..."

@@ -15,8 +15,9 @@ def _tabs() -> tuple[Any, ...]:
     from demos.clipdraw import TAB as CLIPDRAW
     from demos.glip import TAB as GLIP
     from demos.styleclip import TAB as STYLECLIP
+    from demos.vild import TAB as VILD
 
-    return (CLIP, STYLECLIP, GLIP, CLIPDRAW)
+    return (CLIP, STYLECLIP, GLIP, VILD, CLIPDRAW)
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ MAX_BOXES = 100
 MAX_AREA = 20_000  # of the slider; the API takes any
 TEMPERATURES = (1, 200)
 SCORES = {"cosine": "Raw cosine", "softmax": "Softmax"}
-TEMPLATES = {"own": "The model's own", "full": "63", "short": "7", "one": "1"}
+TEMPLATES = {"own": "The model's own", "full": "63", "short": "7", "one": "1", "name": "The name"}
 MAX_LINK_CHARS = 3000  # of the names; longer lists fit into no link
 
 

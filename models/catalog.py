@@ -85,6 +85,24 @@ E4E_MINI_FILES = (
 )
 
 
+GLIP_MINI_FILES = (
+    WeightFile(
+        "model.safetensors",
+        3_046_648,
+        "150c614288bcaa1322121c9c3e53b582a98d6e1e364b438eda198bb866fad868",
+    ),
+)
+
+
+VILD_MINI_FILES = (
+    WeightFile(
+        "model.safetensors",
+        2_734_312,
+        "0993ee961d7adfe5097f82ea9135a996a6603546ce38674edd3117b41f89bc6c",
+    ),
+)
+
+
 @dataclass(frozen=True)
 class LoadContext:
     """What a loader needs to know besides its row."""
@@ -769,6 +787,8 @@ _ROWS = (
         "894bc6a08a6bbe4c22bf91195dd4fdd4ee7f6859e06ce3517e7b3bfa9a8b2565",
         "Horses (LSUN).",
     ),
+    glip_mini_row(ASSETS / "glip-mini", GLIP_MINI_FILES),
+    vild_mini_row("vild-mini", ASSETS / "vild-mini", VILD_MINI_FILES),
     *_DETECTORS,
 )
 

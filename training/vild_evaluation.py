@@ -66,7 +66,7 @@ SCENES = 144
 CROPPED = 48  # of them CLIP looks at, at a second or more each
 RUNS = Path("runs/vild")
 WEIGHTS = "model.safetensors"
-TEMPLATES = "one"  # sentences that names stand in
+TEMPLATES = "name"  # as vild-mini learnt them
 OVERLAP = 0.5
 ENSEMBLE, SUPERVISED = "ViLD-ensemble", "supervised, novel boxes too"
 TEXT, VILD, IMAGE = "ViLD-text (w = 0)", "ViLD (w = 0.5)", "ViLD-image"

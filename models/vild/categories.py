@@ -128,8 +128,14 @@ _SETS = (
     TemplateSet(
         "one",
         "One",
-        "“This is a photo of a …” alone; the fastest.",
+        "“This is a photo of a …” alone.",
         (_sentence(SHORT[0]),),
+    ),
+    TemplateSet(
+        "name",
+        "The name",
+        "The name alone, as vild-mini learnt it.",
+        (clean_name,),
     ),
 )
 

@@ -11,9 +11,10 @@ and scores cost arithmetic on at most a thousand regions. Masks are made for wha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -87,6 +88,13 @@ class DetectorDefaults:
     group_distance: float = 0.3
 
 
+# Of `python -m training.vild_evaluation`; its teacher never read sentences around these names.
+_MINI = DetectorDefaults(RegionThresholds(min_objectness=0.6), templates="name")
+DEFAULTS: Mapping[str, DetectorDefaults] = MappingProxyType(
+    {"vild-mini": _MINI, "vild-mini-single": _MINI}
+)
+
+
 @dataclass(frozen=True)
 class Why:
     """Why a region is named as it is.
@@ -131,7 +139,7 @@ class Detector:
         check_teacher(model.config, clip)
         self.name, self.model, self.clip = name, model.eval(), clip
         self.base_names = tuple(unique_names(base_names))
-        self.defaults = defaults or DetectorDefaults()
+        self.defaults = defaults or DEFAULTS.get(model.config.name) or DetectorDefaults()
         self._base = frozenset(map(clean_name, self.base_names))
         self._folder = folder
         self._pictures: Remembered[RawRegions] = Remembered(REMEMBERED_PICTURES)

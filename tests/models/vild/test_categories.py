@@ -114,7 +114,7 @@ def test_the_full_set_is_the_notebook_s() -> None:
     }
 
 
-@pytest.mark.parametrize("templates", TEMPLATES)
+@pytest.mark.parametrize("templates", ["full", "short", "one"])
 def test_sentences_are_sentences(templates: str) -> None:
     for sentence in TEMPLATES[templates].templates:
         assert re.fullmatch(r"(This is|There is|itap of) .*\bdog\b.*\.", sentence("dog_"))
@@ -137,8 +137,12 @@ def test_articles(name: str, sentence: str) -> None:
     assert one(name) == sentence
 
 
+def test_a_name_may_stand_alone() -> None:
+    assert [sentence("Red_apple.") for sentence in TEMPLATES["name"].templates] == ["red apple"]
+
+
 def test_unknown_sets_list_the_choices() -> None:
-    with pytest.raises(InputError, match="choose one of full, short, one"):
+    with pytest.raises(InputError, match="choose one of full, short, one, name"):
         category_templates("long")
 
 
