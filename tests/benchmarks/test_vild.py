@@ -178,10 +178,10 @@ def test_the_parts_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_new_names_are_read() -> None:
     clip: Any = Clip()
     _, rows = table(benchmark.name_rows(clip, 3, 1))
-    assert [number(row[0].split(", ")[1]) for row in rows] == [63, 7, 1]
+    assert [number(row[0].split(", ")[1]) for row in rows] == [63, 7, 1, 1]
     sentences = [text for text in clip.read if "things" not in text]  # less the probes
     # Known names once, new ones twice.
-    assert len(sentences) == 3 * (63 + 7 + 1) * (1 + 2)
+    assert len(sentences) == 3 * (63 + 7 + 1 + 1) * (1 + 2)
     for row in rows:
         assert all(number(cell) > 0 for cell in row[1:])
 
