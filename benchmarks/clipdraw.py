@@ -11,35 +11,23 @@ path, control points a twentieth of the canvas apart at most; half widths 1 to 5
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import psutil
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.measure import (
-    machine,
-    megabytes,
-    milliseconds,
-    peak,
-    table_head,
-    table_row,
-)
+from benchmarks.measure import fresh, machine, megabytes, milliseconds, peak, print_table
 from models.clipdraw.backends import Diffvg, diffvg_is_there
 from models.clipdraw.rasterizer import render
 from models.clipdraw.strokes import Strokes, paths
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Rasterizer = Callable[[Strokes], Tensor]
 
 COUNTS, SIZES = (64, 256, 1024, 4096), (224, 512, 1024)
@@ -157,12 +145,6 @@ def compared(
         },
         repeats,
     )
-
-
-def fresh(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """The function's result in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args, **kwargs).result()
 
 
 def memory_of(count: int, size: int, rasterizer: Rasterizer = render) -> int:
@@ -305,13 +287,6 @@ def cuda_row(repeats: int) -> str:
 
 def ratio(baseline: Cost, cost: Cost) -> str:
     return f"{baseline.both / cost.both:.3g}x"
-
-
-def print_table(title: str, rows: Iterator[tuple[str, ...]]) -> None:
-    print(f"\n**{title}**\n")
-    print(table_head(next(rows)))
-    for row in rows:
-        print(table_row(row), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,9 +29,18 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d as torchvision_convolution
 
-from benchmarks.clipdraw import fresh, print_table
-from benchmarks.measure import machine, megabytes, milliseconds, peak, seconds_of
-from benchmarks.styleclip import in_turn
+from benchmarks.measure import (
+    at_least,
+    at_most,
+    fresh,
+    in_turn,
+    machine,
+    megabytes,
+    milliseconds,
+    peak,
+    print_table,
+    seconds_of,
+)
 from models.catalog import CATALOG, LoadContext
 from models.detection.detections import Detections
 from models.detection.drawing import draw
@@ -464,18 +473,6 @@ def mini_rows(sizes: Iterable[Size], repeats: int) -> Iterator[Row]:
 
 
 # --- tables ----------------------------------------------------------------------------------
-
-
-def at_least(value: float, bar: float) -> str:
-    return f">= {bar:g}x: {verdict(value >= bar)}"
-
-
-def at_most(seconds: float, bar: float) -> str:
-    return f"<= {bar:g} ms: {verdict(seconds * 1e3 <= bar)}"
-
-
-def verdict(holds: bool) -> str:
-    return "holds" if holds else "**falls short**"
 
 
 def tables(scale: Scale) -> dict[str, tuple[str, Callable[[], Iterator[Row]]]]:

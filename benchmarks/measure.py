@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import psutil
 
 MB = 10**6
+Clock = Callable[[], float]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Figure:
             self.what,
             _quantity(self.value, self.unit),
             f"≤ {_quantity(self.bar, self.unit)}",
-            "holds" if self.holds else "**falls short**",
+            verdict(self.holds),
             megabytes(self.memory),
             self.against,
         )
@@ -65,6 +71,28 @@ def table_row(cells: Sequence[str]) -> str:
 def table_head(cells: Sequence[str]) -> str:
     """The two lines a Markdown table begins with."""
     return f"{table_row(cells)}\n{table_row(['---'] * len(cells))}"
+
+
+def print_table(title: str, rows: Iterator[tuple[str, ...]]) -> None:
+    """Rows under a title as they come, the first being the head."""
+    print(f"\n**{title}**\n")
+    print(table_head(next(rows)))
+    for row in rows:
+        print(table_row(row), flush=True)
+
+
+def verdict(holds: bool) -> str:
+    return "holds" if holds else "**falls short**"
+
+
+def at_least(value: float, bar: float) -> str:
+    """A ratio beside its bar."""
+    return f">= {bar:g}x: {verdict(value >= bar)}"
+
+
+def at_most(seconds: float, bar: float) -> str:
+    """A time beside its bar, which is in milliseconds."""
+    return f"<= {bar:g} ms: {verdict(seconds * 1e3 <= bar)}"
 
 
 def machine() -> str:
@@ -95,6 +123,28 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
     """The median of `repeats` calls, after one that does not count."""
     work()
     return statistics.median(seconds_of(work) for _ in range(repeats))
+
+
+def in_turn(
+    works: Mapping[str, Callable[[], object]], repeats: int, clock: Clock
+) -> dict[str, float]:
+    """Median seconds of each, the works in turn, once for nothing before; no gradients are kept."""
+    import torch  # which the page's own benchmark does without
+
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            for name, work in works.items():
+                began = clock()
+                work()
+                seconds[name].append(clock() - began)
+    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+
+
+def fresh(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """The function's result in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
 
 
 def cpu_seconds(process: psutil.Process) -> float:

@@ -31,8 +31,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.clipdraw import fresh, print_table
-from benchmarks.measure import machine, megabytes, peak
+from benchmarks.measure import Clock, fresh, in_turn, machine, megabytes, peak, print_table
 from models.clip.encoder import ClipEncoder
 from models.styleclip.derivative import Probes, ProbeSettings
 from models.styleclip.mapper import apply_mapper, new_mapper
@@ -61,8 +60,6 @@ SETTINGS = OptimizationSettings.reference()
 PAPER = {"optimised edit": 98.0, "mapper": 0.075, "direction": 0.072}  # seconds, section 7
 # What issue 4 asks for: ratios at least, shares and milliseconds at most.
 BARS = {"float32": 3.0, "bfloat16": 4.5, "synthesis": 2.0}
-
-Clock = Callable[[], float]
 
 
 # --- what is measured on ---------------------------------------------------------------------
@@ -314,20 +311,6 @@ def step_rows(scene: Scene, repeats: int) -> Iterator[tuple[str, ...]]:
 
 
 # --- synthesis: whole, from a prefix, as a preview --------------------------------------------
-
-
-def in_turn(
-    works: Mapping[str, Callable[[], object]], repeats: int, clock: Clock
-) -> dict[str, float]:
-    """Median seconds of each, the works in turn, once for nothing before."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    with torch.no_grad():
-        for _ in range(repeats + 1):
-            for name, work in works.items():
-                began = clock()
-                work()
-                seconds[name].append(clock() - began)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
 def first_layer_at(generator: Generator, resolution: int) -> int:

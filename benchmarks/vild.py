@@ -30,9 +30,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from benchmarks.clipdraw import fresh, print_table
-from benchmarks.measure import machine, megabytes, milliseconds, peak
-from benchmarks.styleclip import in_turn
+from benchmarks.measure import (
+    at_least,
+    at_most,
+    fresh,
+    in_turn,
+    machine,
+    megabytes,
+    milliseconds,
+    peak,
+    print_table,
+)
 from models.catalog import ASSETS, CATALOG, LoadContext
 from models.clip.encoder import ClipEncoder, load_mini
 from models.errors import AtelierError
@@ -378,18 +386,6 @@ def mini_rows(repeats: int) -> Iterator[Row]:
 
 
 # --- tables ----------------------------------------------------------------------------------
-
-
-def at_least(value: float, bar: float) -> str:
-    return f">= {bar:g}x: {verdict(value >= bar)}"
-
-
-def at_most(seconds: float, bar: float) -> str:
-    return f"<= {bar:g} ms: {verdict(seconds * 1e3 <= bar)}"
-
-
-def verdict(holds: bool) -> str:
-    return "holds" if holds else "**falls short**"
 
 
 def tables(scale: Scale) -> dict[str, tuple[str, Callable[[], Iterator[Row]]]]:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import styleclip
+from benchmarks.measure import in_turn
 from benchmarks.styleclip import (
     WAYS,
     Scene,
     absolute_rows,
-    in_turn,
     plain_synthesis,
     plain_view,
     prompt_cost,
