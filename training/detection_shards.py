@@ -5,17 +5,17 @@ their crops: ViLD's precomputed image embeddings (Gu et al. 2022, section 3.2).
 """
 
 import argparse
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from training.grounding_shards import FrozenParts
+from training.run import write_tensors
 from training.world.detection import DetectionWorld
 from training.world.sources import CACHE
 
@@ -67,10 +67,7 @@ def make_shard(
         "masks": torch.from_numpy(np.packbits(masks.numpy(), axis=-1)),
         "counts": torch.tensor([len(example.boxes) for example in examples]),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, str(part))
-    part.replace(path)
+    write_tensors(path, tensors)
     return path
 
 

@@ -3,22 +3,20 @@
     python -m training.glip                       # the embedded model, from shards (made as needed)
     python -m training.glip --preset mini-without-fusion --steps 3000 --out runs/glip-ablation
 
-clip-mini's tower and MiniLM stay as they are, and the run starts at their own alignment; FPN, deep fusion, dynamic head and the alignment of
-regions with words are learnt, on emoji scenes and avatars of `training.world.grounding`, with the
-losses of `models.glip.losses`. An interrupted run continues from its checkpoint.
+clip-mini's tower and MiniLM stay as they are, and the run starts at their own alignment; FPN, deep
+fusion, dynamic head and the alignment of regions with words are learnt, on emoji scenes and avatars
+of `training.world.grounding`, with the losses of `models.glip.losses`. An interrupted run continues
+from its checkpoint.
 """
 
 import argparse
-import json
-import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -31,6 +29,15 @@ from models.glip.glip import Glip
 from models.glip.losses import Losses, Targets, grounding_losses
 from training.glip_start import align_with_clip
 from training.grounding_shards import FrozenParts, Shard, make_shard, read_shard, shard_path
+from training.run import (
+    Parts,
+    parameter_groups,
+    rate_share,
+    read_checkpoint,
+    save_checkpoint,
+    write_plan,
+    write_tensors,
+)
 from training.world.grounding import KINDS, GroundingWorld
 from training.world.sources import CACHE
 
@@ -197,7 +204,7 @@ class Trainer:
         self.learnt = learnt(self.glip)
         self.average = AveragedModel(self.learnt, multi_avg_fn=get_ema_multi_avg_fn(plan.average))
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.learnt, plan.decay), lr=plan.rate, betas=(0.9, 0.98)
+            parameter_groups(self.learnt.parameters(), plan.decay), lr=plan.rate, betas=(0.9, 0.98)
         )
         self.step = 0
         self.seconds = 0.0
@@ -231,9 +238,7 @@ class Trainer:
 
     def _share(self) -> float:
         """Of the learning rate at this step: warmed up, then a half cosine down to a fiftieth."""
-        done = min(1.0, self.step / self.plan.steps)
-        falling = 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done))
-        return falling * min(1.0, (self.step + 1) / self.plan.warmup)
+        return rate_share(self.step, self.plan.steps, self.plan.warmup)
 
     def train(self, minutes: float) -> Iterator[Losses]:
         """Steps until the plan or the time is over."""
@@ -269,41 +274,25 @@ class Trainer:
 
     def resume(self) -> bool:
         """Continue from the run folder's checkpoint if there is one."""
-        path = self.folder / "checkpoint.pt"
-        if not path.is_file():
-            return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.step, self.seconds = state["step"], state["seconds"]
-        return True
+        stood = read_checkpoint(self.folder, self._parts(), self.device)
+        if stood is not None:
+            self.step, self.seconds = stood
+        return stood is not None
 
     def save(self) -> None:
         """The checkpoint and, as half precision, the averaged weights."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = {name: part.state_dict() for name, part in self._parts().items()}
-        partial = self.folder / "checkpoint.partial"
-        torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
-        partial.replace(self.folder / "checkpoint.pt")
-        weights = {k: v.half().contiguous() for k, v in self.average.module.state_dict().items()}
-        save_file(weights, str(self.folder / "model.safetensors"))
-        told = {**asdict(self.plan), "step": self.step, "seconds": round(self.seconds)}
-        (self.folder / "plan.json").write_text(json.dumps(told) + "\n")
+        save_checkpoint(self.folder, self._parts(), self.step, self.seconds)
+        weights = {k: v.half() for k, v in self.average.module.state_dict().items()}
+        write_tensors(self.folder / "model.safetensors", weights)
+        write_plan(self.folder, self.plan, step=self.step, seconds=round(self.seconds))
 
-    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def _parts(self) -> Parts:
         return {"learnt": self.learnt, "average": self.average, "optimizer": self.optimizer}
 
 
 def learnt(glip: Glip) -> nn.ModuleDict:
     """The parts of a mini GLIP that its weight file holds."""
     return nn.ModuleDict({name: part for name, part in glip.named_children() if name in LEARNT})
-
-
-def parameter_groups(module: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices and kernels only."""
-    wide = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
-    thin = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": wide, "weight_decay": decay}, {"params": thin, "weight_decay": 0.0}]
 
 
 @torch.inference_mode()

@@ -52,8 +52,9 @@ from models.glip.prompts import (
     wordpiece,
 )
 from models.jobs import run_to_end
-from training.glip import learnt, parameter_groups
+from training.glip import learnt
 from training.glip_evaluation import ALL, Precision, Row, coco_index, coco_precision, load_grounder
+from training.run import parameter_groups
 
 Part = Literal["full", "head", "prompt"]
 RATES: dict[Part, float] = {"full": 3e-4, "head": 3e-4, "prompt": 1e-2}
@@ -343,7 +344,9 @@ class Tuning:
             self.part.language.requires_grad_(False)
         decay = 0.0 if plan.part == "prompt" else plan.decay
         self.rate = RATES[plan.part] if plan.rate is None else plan.rate
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.part, decay), lr=self.rate)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.part.parameters(), decay), lr=self.rate
+        )
 
     def _part(self) -> nn.Module:
         if self.plan.part == "full":

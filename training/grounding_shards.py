@@ -9,7 +9,6 @@ every pass over the shard, also of another run or of an ablation, costs only wha
 
 import argparse
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.catalog import ASSETS
 from models.clip.encoder import load_mini, minilm_weights
 from models.weights import minilm_directory
+from training.run import write_tensors
 from training.world.grounding import KINDS, SHARES, Annotated, GroundingWorld
 from training.world.scenes import Caption, Phrase
 from training.world.sources import CACHE
@@ -153,10 +152,7 @@ def make_shard(
         [e.caption.text, [[p.begin, p.end, list(p.places)] for p in e.caption.phrases]]
         for e in examples
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors, str(part), metadata={"captions": json.dumps(captions)})
-    part.replace(path)
+    write_tensors(path, tensors, {"captions": json.dumps(captions)})
     return path
 
 

@@ -15,13 +15,11 @@ The weights are an exponential moving average. An interrupted run continues from
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +34,7 @@ from models.stylegan.checkpoints import load_generator
 from models.stylegan.e4e import E4e, E4eConfig, save_e4e
 from models.stylegan.generator import Generator, GeneratorConfig, to_pixels
 from models.stylegan.inversion import latent_spread, psnr
+from training.run import Parts, rate_share, read_checkpoint, save_checkpoint, write_plan
 from training.stylegan import Pairs, draw_pairs
 
 UNSEEN_SEED = (
@@ -193,8 +192,7 @@ class Trainer:
         second = self.step >= plan.code_steps
         done = self.step - plan.code_steps if second else self.step
         length = plan.picture_steps if second else plan.code_steps
-        falling = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done / length)))
-        return falling * min(1.0, (done + 1) / 100)
+        return rate_share(done, length, warmup=100, last=0.05)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -234,33 +232,24 @@ class Trainer:
         pairs = zip(self.inverted(), self.unseen)
         return float(np.mean([psnr(ours, theirs) for ours, theirs in pairs]))
 
-    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def _parts(self) -> Parts:
         return {"encoder": self.encoder, "average": self.average, "optimizer": self.optimizer}
 
     def resume(self) -> bool:
         """Continue from the run folder's checkpoint if there is one."""
-        path = self.folder / "checkpoint.pt"
-        if not path.is_file():
-            return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.step, self.seconds = state["step"], state["seconds"]
-        return True
+        stood = read_checkpoint(self.folder, self._parts(), self.device)
+        if stood is not None:
+            self.step, self.seconds = stood
+        return stood is not None
 
     def save(self) -> float:
         """The checkpoint, the averaged weights, a sheet of pictures, and how good they are: the
         PSNR that is written and returned."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = {name: part.state_dict() for name, part in self._parts().items()}
-        partial = self.folder / "checkpoint.partial"
-        torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
-        partial.replace(self.folder / "checkpoint.pt")
+        save_checkpoint(self.folder, self._parts(), self.step, self.seconds)
         save_e4e(self.average, self.folder / "model.safetensors")
         self.sheet().save(self.folder / "sheet.png")
         reached = self.unseen_psnr()
-        told = {**asdict(self.plan), "step": self.step, "seconds": self.seconds, "psnr": reached}
-        (self.folder / "plan.json").write_text(json.dumps(told) + "\n")
+        write_plan(self.folder, self.plan, step=self.step, seconds=self.seconds, psnr=reached)
         return reached
 
     def sheet(self) -> Image.Image:

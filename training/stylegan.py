@@ -38,6 +38,7 @@ from torch.nn import functional as F
 from models.catalog import ASSETS
 from models.clip import ClipEncoder, load_mini
 from models.stylegan.generator import SLOPE, Generator, GeneratorConfig, to_pixels
+from training.run import Parts, read_checkpoint, save_checkpoint, write_plan
 from training.world import avatars
 
 R1_EVERY = 16
@@ -278,7 +279,7 @@ class Trainer:
         self.distance = FeatureDistance(clip)
         self.step, self.seconds = 0, 0.0
 
-    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def _parts(self) -> Parts:
         return {
             "generator": self.generator, "critic": self.critic, "average": self.average,
             "optimizer": self.optimizer, "critic_optimizer": self.critic_optimizer,
@@ -286,28 +287,18 @@ class Trainer:
 
     def resume(self) -> bool:
         """Continue from the run folder's checkpoint if there is one."""
-        path = self.folder / "checkpoint.pt"
-        if not path.is_file():
-            return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.step, self.seconds = state["step"], state["seconds"]
-        return True
+        stood = read_checkpoint(self.folder, self._parts(), self.device)
+        if stood is not None:
+            self.step, self.seconds = stood
+        return stood is not None
 
     def save(self) -> None:
         """The checkpoint, the weights of the average and a sheet of pictures."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = {name: part.state_dict() for name, part in self._parts().items()}
-        partial = self.folder / "checkpoint.partial"
-        torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
-        partial.replace(self.folder / "checkpoint.pt")
+        save_checkpoint(self.folder, self._parts(), self.step, self.seconds)
         export(self.average, self.folder / "model.safetensors")
         size = self.generator.size >> self.plan.halvings(self.step)
         sheet(self.average, size).save(self.folder / "sheet.png")
-        (self.folder / "plan.json").write_text(
-            json.dumps({**asdict(self.plan), "step": self.step, "seconds": self.seconds}) + "\n"
-        )
+        write_plan(self.folder, self.plan, step=self.step, seconds=self.seconds)
 
     def warm_mapping(self) -> Iterator[float]:
         """Stage 1: w becomes an image of the attributes; yields the mean squared error."""

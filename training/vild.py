@@ -10,16 +10,14 @@ no name of theirs is in the training (except in the row `supervised`, the upper 
 """
 
 import argparse
-import json
-import math
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -32,6 +30,15 @@ from models.vild.teacher import crop_embeddings
 from models.vild.vild import Vild
 from training.detection_shards import Scenes, make_shard, read_shard, shard_path
 from training.grounding_shards import FrozenParts
+from training.run import (
+    Parts,
+    parameter_groups,
+    rate_share,
+    read_checkpoint,
+    save_checkpoint,
+    write_plan,
+    write_tensors,
+)
 from training.world.concepts import load
 from training.world.detection import DetectionWorld, is_novel
 from training.world.sources import CACHE
@@ -133,10 +140,7 @@ class Lessons:
                 "boxes": torch.stack([lesson.boxes for lesson in made]),
                 "embeddings": torch.stack([lesson.embeddings for lesson in made]).half(),
             }
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            save_file(tensors, str(part))
-            part.replace(file)
+            write_tensors(file, tensors)
         tensors = load_file(str(file))
         return [
             Lesson(boxes, embeddings.float())
@@ -164,16 +168,11 @@ class Trainer:
         self.plan, self.folder, self.lessons, self.cache = plan, folder, lessons, cache
         self.vild = Vild(plan.config).train()
         self.names = Names(clip, plan.supervised)
-        learnt = [p for p in self.vild.parameters() if p.requires_grad]
         self.average = AveragedModel(
             self.vild, multi_avg_fn=get_ema_multi_avg_fn(plan.average), use_buffers=True
         )
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in learnt if p.ndim > 1], "weight_decay": plan.decay},
-                {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=plan.rate,
+            parameter_groups(self.vild.parameters(), plan.decay), lr=plan.rate
         )
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.step, self.seconds = 0, 0.0
@@ -223,9 +222,7 @@ class Trainer:
 
     def _share(self) -> float:
         """Of the learning rate at this step: warmed up, then a half cosine to a fiftieth."""
-        done = min(1.0, self.step / self.plan.steps)
-        falling = 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done))
-        return falling * min(1.0, (self.step + 1) / self.plan.warmup)
+        return rate_share(self.step, self.plan.steps, self.plan.warmup)
 
     def train(self) -> Iterator[Losses]:
         """Steps until the plan is done."""
@@ -240,31 +237,22 @@ class Trainer:
                     self.seconds += time.monotonic() - began
                     yield losses
 
-    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def _parts(self) -> Parts:
         return {"vild": self.vild, "average": self.average, "optimizer": self.optimizer}
 
     def resume(self) -> bool:
         """Continue from the folder's checkpoint if there is one."""
-        path = self.folder / "checkpoint.pt"
-        if not path.is_file():
-            return False
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.step, self.seconds = state["step"], state["seconds"]
-        return True
+        stood = read_checkpoint(self.folder, self._parts())
+        if stood is not None:
+            self.step, self.seconds = stood
+        return stood is not None
 
     def save(self) -> None:
         """The checkpoint and, as half precision, the averaged weights."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = {name: part.state_dict() for name, part in self._parts().items()}
-        partial = self.folder / "checkpoint.partial"
-        torch.save({**state, "step": self.step, "seconds": self.seconds}, partial)
-        partial.replace(self.folder / "checkpoint.pt")
+        save_checkpoint(self.folder, self._parts(), self.step, self.seconds)
         learnt = self.averaged().learnt()
         save_vild(self.plan.config, learnt, self.folder / "model.safetensors", self.names.known)
-        told = {**asdict(self.plan), "step": self.step, "seconds": round(self.seconds)}
-        (self.folder / "plan.json").write_text(json.dumps(told) + "\n")
+        write_plan(self.folder, self.plan, step=self.step, seconds=round(self.seconds))
 
     def averaged(self) -> Vild:
         """The network with the averaged weights, which is what is kept."""
