@@ -166,29 +166,58 @@ def row_of(catalog: Mapping[str, ModelRow], name: str) -> ModelRow:
         raise InputError(f'There is no model "{name}"; choose one of {choices}.') from None
 
 
-def _load_mini(row: ModelRow, context: LoadContext) -> Any:
-    from models.clip.encoder import load_mini
-
+def _verified(row: ModelRow) -> Path:
+    """The folder of an embedded model, every file of it as it was committed."""
     assert isinstance(row.source, Embedded)
     for file in row.files:
         weights.verify(row.source.directory / file.name, file.sha256)
-    context.report(0.5, f"Loading {row.title}")
-    return load_mini(row.source.directory, context.device, context.dtype)
+    return row.source.directory
 
 
-def _load_official(row: ModelRow, context: LoadContext) -> Any:
-    from models.clip.encoder import load_official
-
+def _fetched(row: ModelRow, context: LoadContext) -> Path:
+    """The folder of a published model's files, downloaded if they are not here yet."""
     assert isinstance(row.source, Hub)
     if row.needs_download(context.cache):
         context.report(0.0, row.notice)
-    folder = weights.fetch(
+    return weights.fetch(
         row.source,
         row.files,
         cache=context.cache,
         offline=context.offline,
         report=context.report,
     )
+
+
+def _converted(
+    row: ModelRow,
+    context: LoadContext,
+    path: Path,
+    method: str,
+    convert: Callable[[Path, Path], object],
+) -> Path:
+    """Half-precision safetensors of a user's checkpoint, made once and kept in our cache; a file
+    that changed is another one."""
+    stat = path.stat()
+    slim = f"{path.name}-{stat.st_size}-{stat.st_mtime_ns}-fp16.safetensors"
+    target = (context.cache or weights.cache_directory()) / method / slim
+    if not target.is_file():
+        context.report(0.2, f"Converting {row.title} to safetensors, once")
+        convert(path, target)
+    return target
+
+
+def _load_mini(row: ModelRow, context: LoadContext) -> Any:
+    from models.clip.encoder import load_mini
+
+    folder = _verified(row)
+    context.report(0.5, f"Loading {row.title}")
+    return load_mini(folder, context.device, context.dtype)
+
+
+def _load_official(row: ModelRow, context: LoadContext) -> Any:
+    from models.clip.encoder import load_official
+
+    folder = _fetched(row, context)
     checkpoint = folder / "open_clip_model.safetensors"
     weights.check_safetensors(checkpoint)
     context.report(1.0, f"Loading {row.title}")
@@ -198,21 +227,17 @@ def _load_official(row: ModelRow, context: LoadContext) -> Any:
 def _load_inverter(row: ModelRow, context: LoadContext) -> Any:
     from models.stylegan.e4e import E4eConfig, load_e4e
 
-    assert isinstance(row.source, Embedded)
     (file,) = row.files
-    path = row.source.directory / file.name
-    weights.verify(path, file.sha256)
+    path = _verified(row) / file.name
     return load_e4e(path, E4eConfig.mini()).to(context.device, context.dtype)
 
 
 def _load_embedded_generator(row: ModelRow, context: LoadContext) -> Any:
     from models.stylegan.checkpoints import load_generator
 
-    assert isinstance(row.source, Embedded)
-    for file in row.files:
-        weights.verify(row.source.directory / file.name, file.sha256)
+    folder = _verified(row)
     context.report(0.5, f"Loading {row.title}")
-    return load_generator(row.source.directory / "model.safetensors", context.device)
+    return load_generator(folder / "model.safetensors", context.device)
 
 
 def _load_own_generator(row: ModelRow, context: LoadContext) -> Any:
@@ -231,15 +256,7 @@ def _load_official_generator(row: ModelRow, context: LoadContext) -> Any:
     (file,) = row.files
     slim = weights.slim_path(row.source, file, context.cache)
     if not slim.is_file():
-        if row.needs_download(context.cache):
-            context.report(0.0, row.notice)
-        folder = weights.fetch(
-            row.source,
-            row.files,
-            cache=context.cache,
-            offline=context.offline,
-            report=context.report,
-        )
+        folder = _fetched(row, context)
         context.report(1.0, f"Converting {row.title} to safetensors, once")
         convert_once(folder / file.name, slim)
     context.report(1.0, f"Loading {row.title}")
@@ -249,26 +266,15 @@ def _load_official_generator(row: ModelRow, context: LoadContext) -> Any:
 def _load_glip_mini(row: ModelRow, context: LoadContext) -> Any:
     from models.glip.checkpoints import load_glip_mini
 
-    assert isinstance(row.source, Embedded)
-    for file in row.files:
-        weights.verify(row.source.directory / file.name, file.sha256)
+    folder = _verified(row)
     context.report(0.5, f"Loading {row.title}")
-    return load_glip_mini(row.source.directory, context.device, context.dtype)
+    return load_glip_mini(folder, context.device, context.dtype)
 
 
 def _load_successor(row: ModelRow, context: LoadContext) -> Any:
     from models.glip.successors import load_successor
 
-    assert isinstance(row.source, Hub)
-    if row.needs_download(context.cache):
-        context.report(0.0, row.notice)
-    folder = weights.fetch(
-        row.source,
-        row.files,
-        cache=context.cache,
-        offline=context.offline,
-        report=context.report,
-    )
+    folder = _fetched(row, context)
     context.report(1.0, f"Loading {row.title}")
     return load_successor(row.name, folder, context.device, context.dtype)
 
@@ -301,13 +307,7 @@ def _load_own_detector(row: ModelRow, context: LoadContext) -> Any:
     from models.glip.checkpoints import convert_once, load_grounder
 
     if path.suffix != ".safetensors" and path.is_file():
-        stat = path.stat()
-        slim = f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}-fp16.safetensors"
-        slim_path = (context.cache or weights.cache_directory()) / "glip" / slim
-        if not slim_path.is_file():
-            context.report(0.2, f"Converting {row.title} to safetensors, once")
-        convert_once(path, slim_path)
-        path = slim_path
+        path = _converted(row, context, path, "glip", convert_once)
     context.report(0.8, f"Loading {row.title}")
     return load_grounder(path, None, context.device, context.dtype, row.name)
 
@@ -319,21 +319,13 @@ def _load_vild(row: ModelRow, context: LoadContext) -> Any:
     from models.vild.detector import Detector
 
     if isinstance(row.source, Embedded):
-        for file in row.files:
-            weights.verify(row.source.directory / file.name, file.sha256)
-        path = row.source.directory / "model.safetensors"
+        path = _verified(row) / "model.safetensors"
     else:
         assert isinstance(row.source, Own)
         path = row.source.path
         context.report(0.0, f"Reading {row.title}")
     if path.suffix != ".safetensors" and path.is_file():
-        stat = path.stat()
-        slim = f"{path.name}-{stat.st_size}-{stat.st_mtime_ns}-fp16.safetensors"
-        slim_path = (context.cache or weights.cache_directory()) / "vild" / slim
-        if not slim_path.is_file():
-            context.report(0.2, f"Converting {row.title} to safetensors, once")
-            convert(path, slim_path)
-        path = slim_path
+        path = _converted(row, context, path, "vild", convert)
     context.report(0.5, f"Loading {row.title}")
     tower = ASSETS / "clip-mini" / "model.safetensors"
     model = load_vild(path, context.device, context.dtype, tower=tower)
