@@ -6,8 +6,6 @@ two towers map into one space in which the cosine of a picture and its descripti
 
 import hashlib
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.caches import Remembered
 from models.errors import WeightsError
 from models.quantisation import widened
 from models.weights import minilm_directory, read_safetensors
@@ -29,33 +28,6 @@ TEXT_BATCH = 64
 IMAGE_BATCH = 64
 # MiniLM was trained on at most 128 tokens; a longer text is cut there.
 MINI_TOKENS = 128
-
-
-class FeatureCache:
-    """Least-recently-used store of feature vectors, safe to share between threads.
-
-    Features are a function of the content and the model alone, so sharing them between users
-    reveals nothing that the asker does not already hold.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._rows: OrderedDict[Hashable, Tensor] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable) -> Tensor | None:
-        with self._lock:
-            row = self._rows.get(key)
-            if row is not None:
-                self._rows.move_to_end(key)
-            return row
-
-    def put(self, key: Hashable, row: Tensor) -> None:
-        with self._lock:
-            self._rows[key] = row
-            self._rows.move_to_end(key)
-            while len(self._rows) > self._capacity:
-                self._rows.popitem(last=False)
 
 
 class ClipEncoder:
@@ -93,8 +65,8 @@ class ClipEncoder:
         bias: Any = getattr(model, "logit_bias", None)
         self.logit_scale = float(scale.exp())
         self.logit_bias = 0.0 if bias is None else float(bias)
-        self._images = FeatureCache(2048)
-        self._texts = FeatureCache(16384)
+        self._images: Remembered[Tensor] = Remembered(2048)
+        self._texts: Remembered[Tensor] = Remembered(16384)
         self.embed_dim = int(self.encode_text(["a"]).shape[1])
 
     def nbytes(self) -> int:
@@ -145,7 +117,7 @@ class ClipEncoder:
 
     def _remembered(
         self,
-        cache: FeatureCache,
+        cache: Remembered[Tensor],
         keys: Sequence[Hashable],
         inputs: Sequence[Any],
         compute: Callable[[Sequence[Any]], Tensor],
@@ -153,7 +125,7 @@ class ClipEncoder:
     ) -> Tensor:
         if not keys:
             return torch.empty(0, self.embed_dim)
-        rows = {key: cache.get(key) for key in keys}
+        rows = {key: cache.find(key) for key in keys}
         missing = {key: item for key, item in zip(keys, inputs) if rows[key] is None}
         todo = list(missing.items())
         for start in range(0, len(todo), batch):
@@ -161,8 +133,7 @@ class ClipEncoder:
             with torch.inference_mode():
                 features = compute([item for _, item in chunk]).cpu()
             for (key, _), row in zip(chunk, features):
-                rows[key] = row.clone()
-                cache.put(key, rows[key])  # type: ignore[arg-type]
+                rows[key] = cache.keep(key, row.clone())
         return torch.stack([rows[key] for key in keys])  # type: ignore[misc]
 
 

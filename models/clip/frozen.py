@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import models.clip.tower  # noqa: F401  (registers the architecture with timm)
+from models.weights import read_safetensors
+
+THEIRS, OURS = "visual.trunk.", "backbone.trunk."  # names in clip-mini's file, in a detector's
 
 
 class FrozenTower(nn.Module):
@@ -31,3 +35,15 @@ class FrozenTower(nn.Module):
             pixels, indices=[2, 3, 4], intermediates_only=True
         )
         return maps
+
+
+def tower_state(path: Path) -> dict[str, Tensor]:
+    """clip-mini's image tower out of its file, under the names of a detector's `backbone`.
+
+    Raises WeightsError when there is no such file, or it is damaged.
+    """
+    return {
+        OURS + key.removeprefix(THEIRS): tensor
+        for key, tensor in read_safetensors(path).items()
+        if key.startswith(THEIRS)
+    }

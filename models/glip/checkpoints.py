@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from models.catalog import ASSETS, CLIP_MINI_FILES
+from models.clip.frozen import tower_state
 from models.detection.files import GLIP_KEY
 from models.errors import WeightsError
 from models.glip.config import GlipConfig, ResnetConfig, SwinConfig
@@ -404,19 +405,10 @@ def _clip_mini_tower(config: GlipConfig) -> dict[str, Tensor]:
     file = next(file for file in CLIP_MINI_FILES if file.name.endswith(".safetensors"))
     path = ASSETS / "clip-mini" / file.name
     verify(path, file.sha256)
-    return _renamed(read_safetensors(path), "visual.trunk.", "backbone.trunk.")
+    return tower_state(path)
 
 
 def _minilm() -> dict[str, Tensor]:
     """MiniLM under the names of `Glip.language`."""
     state = read_safetensors(minilm_directory() / "model.safetensors")
-    kept = {key: tensor for key, tensor in state.items() if not is_ignored(key)}
-    return _renamed(kept, "", "language.bert.")
-
-
-def _renamed(state: State, prefix: str, new_prefix: str) -> dict[str, Tensor]:
-    return {
-        new_prefix + key.removeprefix(prefix): tensor
-        for key, tensor in state.items()
-        if key.startswith(prefix)
-    }
+    return {f"language.bert.{key}": state[key] for key in state if not is_ignored(key)}

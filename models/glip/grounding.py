@@ -26,13 +26,14 @@ from models.caches import Remembered
 from models.detection.boxes import rescale_boxes
 from models.detection.detections import Detections, Span
 from models.detection.nms import nms_per_label
+from models.detection.preprocess import NetworkInput
 from models.errors import InputError
 from models.jobs import Job, Step
 
 from .glip import Glip
 from .head import HeadOutput
 from .postprocess import MAX_BOXES, MIN_PROBABILITY, NMS_THRESHOLD, find_candidates, label_scores
-from .preprocess import NetworkInput, prepare
+from .preprocess import prepare
 from .prompts import MAX_LABELS_AT_ONCE, Prompt, TokenizedPrompt, Word, chunked, tokenize
 
 Floats = npt.NDArray[np.float32]

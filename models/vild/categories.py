@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.caches import Remembered
 from models.clip import vocabulary
-from models.clip.encoder import ClipEncoder, FeatureCache
+from models.clip.encoder import ClipEncoder
 from models.clip.prompts import TEXTS_PER_STEP, TemplateSet
 from models.errors import InputError
 from models.jobs import Job, Step
@@ -176,7 +177,7 @@ class CategoryEmbeddings:
         self._templates = templates
         self._folder = folder or cache_directory() / "categories"
         self._max_files = max_files
-        self._memory = FeatureCache(4096)
+        self._memory: Remembered[Tensor] = Remembered(4096)
         sentences = [sentence("thing") for sentence in templates.templates]
         self._prefix = json.dumps([_fingerprint(clip), sentences]).encode()
 
@@ -208,11 +209,11 @@ class CategoryEmbeddings:
         return torch.stack(found) if found else torch.empty(0, self._clip.embed_dim)
 
     def _known(self, name: str) -> Tensor | None:
-        row = self._memory.get(name)
+        row = self._memory.find(name)
         if row is None:
             row = self._read(name)
             if row is not None:
-                self._memory.put(name, row)
+                self._memory.keep(name, row)
         return row
 
     def _read(self, name: str) -> Tensor | None:
@@ -228,7 +229,7 @@ class CategoryEmbeddings:
         return row if abs(float(row.norm()) - 1) < 1e-3 else None
 
     def _keep(self, name: str, row: Tensor) -> None:
-        self._memory.put(name, row)
+        self._memory.keep(name, row)
         with contextlib.suppress(OSError):  # a full or read-only disk costs time, not the answer
             self._folder.mkdir(parents=True, exist_ok=True)
             handle, part = tempfile.mkstemp(dir=self._folder, suffix=".part")

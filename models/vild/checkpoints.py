@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from models.clip.encoder import ClipEncoder
+from models.clip.frozen import tower_state
 from models.detection.files import VILD_KEY
 from models.errors import InputError, WeightsError
 from models.vild.archives import bundle_table
@@ -52,7 +53,6 @@ PRESETS: Mapping[str, VildConfig] = MappingProxyType(
     }
 )
 _BACKBONE = "backbone."
-_TOWER = {"visual.": _BACKBONE}  # clip-mini's names, ours
 
 
 # -------------------------------------------------------------------- the reference's checkpoints
@@ -242,12 +242,7 @@ def _metadata(path: Path) -> dict[str, str]:
 def _tower_state(tower: Path | None, path: Path) -> dict[str, Tensor]:
     if tower is None:
         raise WeightsError(f"{path.name} stands on clip-mini's image tower, whose file is missing.")
-    return {
-        ours + key.removeprefix(theirs): tensor
-        for key, tensor in read_safetensors(tower).items()
-        for theirs, ours in _TOWER.items()
-        if key.startswith(f"{theirs}trunk.")
-    }
+    return tower_state(tower)
 
 
 def _checked(config: VildConfig, state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from models.caches import Remembered
 from models.clip.encoder import ClipEncoder
 from models.detection.detections import Detections, Rle, encode_mask
+from models.detection.preprocess import NetworkInput
 from models.errors import InputError
 from models.jobs import Job, Step, run_to_end
 from models.pictures import on_white
@@ -43,7 +44,7 @@ from models.vild.postprocess import (
     corrected_boxes,
     rank_by_class,
 )
-from models.vild.preprocess import NetworkInput, prepare
+from models.vild.preprocess import prepare
 from models.vild.regions import (
     Floats,
     Opinion,
