@@ -31,6 +31,7 @@ from demos.ui.controls import (
     stop_button,
     stops,
 )
+from demos.ui.examples import follows_link, gallery
 from demos.ui.howto import how_it_works
 from demos.ui.images import open_image, picture
 from demos.ui.jobs import DEVICE_EVENT, explained
@@ -182,15 +183,7 @@ def _build_recognise(atelier: Atelier, model: gr.Dropdown) -> Subject:
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320):
             image = picture("Picture", value=examples()[_START].path)
-            samples = gr.Dataset(
-                components=["image"],
-                samples=[[example.path] for example in examples().values()],
-                type="index",
-                layout="gallery",
-                samples_per_page=12,
-                label="Examples",
-                elem_classes="clip-examples",
-            )
+            samples = gallery(examples)
             credit = note(escape(examples()[_START].credit))
             chosen = gr.Textbox(_START, visible="hidden")
         with gr.Column(scale=1, min_width=320):
@@ -284,9 +277,7 @@ def _build_recognise(atelier: Atelier, model: gr.Dropdown) -> Subject:
         show_progress="hidden", **DEVICE_EVENT,
     )  # fmt: skip
     again.success(save, [image, state, top], [png, json], **QUIET)
-    # A picture of the visitor's own belongs to no link, and its credit is not ours to give.
-    gr.on([image.upload, image.clear], lambda: ("", ""), None, [chosen, credit], **QUIET)
-    chosen.change(_example_of_link, [chosen, image], [image, credit], **QUIET)
+    follows_link(chosen, image, credit, examples)
     ready.input(_ready_labels, ready, labels, **QUIET)
     templates.change(_about, templates, about, **QUIET)
     fields = (
@@ -297,14 +288,6 @@ def _build_recognise(atelier: Atelier, model: gr.Dropdown) -> Subject:
         share.Field("example", chosen, share.choice(*examples())),
     )
     return Subject(image, labels, templates, fields)
-
-
-def _example_of_link(name: str, path: str | None) -> Any:
-    """Show the example a link names; leave the picture alone if it is there already."""
-    example = examples().get(name)
-    if example is None or path == example.path:
-        return gr.skip(), gr.skip()
-    return example.path, escape(example.credit)
 
 
 def _ready_labels(title: str | None) -> Any:

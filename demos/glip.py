@@ -44,13 +44,22 @@ from demos.ui.controls import (
     stop_button,
     stops,
 )
+from demos.ui.examples import follows_link, gallery
 from demos.ui.films import VIDEOS
+from demos.ui.finding import (
+    EXPORTS,
+    chosen_of,
+    drawing_sliders,
+    read_style,
+    save_export,
+    share_slider,
+    view,
+)
 from demos.ui.howto import how_it_works
 from demos.ui.images import open_image, picture
 from demos.ui.jobs import DEVICE_EVENT, Done, explained
 from demos.ui.model import ask, knows, model_choice, ran, title
 from demos.ui.tab import Atelier, Tab
-from demos.ui.text import parse_whole
 from models.catalog import ModelRow
 from models.detection.colours import phrase_colours
 from models.detection.drawing import DrawStyle, draw
@@ -69,7 +78,6 @@ KNOWS = (
 )
 PANELS = ("scene", "crops", "matrix", "listening")
 SHARES = ("threshold", "text_threshold", "nms", "max_boxes")
-EXPORTS = ("PNG", "JSON", "COCO", "CSV", "YOLO")
 Update = dict[Any, Any]
 
 
@@ -127,11 +135,7 @@ def _build_question() -> dict[str, Any]:
     with gr.Row():
         run, stop = run_button("Ground"), stop_button()
     status = badge.status_line()
-    samples = gr.Dataset(
-        components=["image"], samples=[[example.path] for example in examples().values()],
-        type="index", layout="gallery", samples_per_page=12, label="Examples",
-        elem_classes="atelier-examples",
-    )  # fmt: skip
+    samples = gallery(examples)
     credit = note(escape(first.credit))
     return {
         "image": image, "samples": samples, "credit": credit, "prompt": prompt, "mode": mode,
@@ -141,12 +145,12 @@ def _build_question() -> dict[str, Any]:
 
 
 def _build_result() -> dict[str, Any]:
-    parts: dict[str, Any] = {"scene": _view("Boxes appear here: press Ground.")}
+    parts: dict[str, Any] = {"scene": view("Boxes appear here: press Ground.")}
     with gr.Row():
-        parts["threshold"] = _share("Box threshold", 0.3, "Higher shows surer boxes only.")
-        parts["text_threshold"] = _share("Text threshold", 0.05, "Of the phrase alone.")
+        parts["threshold"] = share_slider("Box threshold", 0.3, "Higher shows surer boxes only.")
+        parts["text_threshold"] = share_slider("Text threshold", 0.05, "Of the phrase alone.")
     with gr.Row():
-        parts["nms"] = _share("Overlap allowed (NMS)", 0.6, "Between boxes of one label.")
+        parts["nms"] = share_slider("Overlap allowed (NMS)", 0.6, "Between boxes of one label.")
         parts["max_boxes"] = slider(
             1, MAX_BOXES, 100, step=1, label="Max boxes", info="The best are kept.", min_width=220
         )
@@ -155,9 +159,9 @@ def _build_result() -> dict[str, Any]:
         parts |= {name: gr.Button(name, size="sm", min_width=52) for name in EXPORTS}
     with gr.Tabs():
         with gr.Tab("Crops"):
-            parts["crops"] = _view("What the boxes hold appears here.")
+            parts["crops"] = view("What the boxes hold appears here.")
         with gr.Tab("Matrix"):
-            parts["matrix"] = _view("How much each word speaks for each box appears here.")
+            parts["matrix"] = view("How much each word speaks for each box appears here.")
         with gr.Tab("Listening"):
             parts["listening"] = stage(
                 boxes.empty("Choose a box: which words it listens to appears here.")
@@ -165,15 +169,6 @@ def _build_result() -> dict[str, Any]:
         with gr.Tab("JSON"):
             parts["json"] = gr.JSON(show_label=False)
     return parts
-
-
-def _view(text: str) -> gr.HTML:
-    """A stage whose boxes can be chosen."""
-    return stage(boxes.empty(text), js_on_load=boxes.CHOOSES)
-
-
-def _share(label: str, value: float, info: str) -> gr.Slider:
-    return slider(0, 1, value, step=0.01, label=label, info=info, min_width=220)
 
 
 def _build_comparison(there: Mapping[str, ModelRow], first: str) -> dict[str, Any]:
@@ -194,7 +189,7 @@ def _build_comparison(there: Mapping[str, ModelRow], first: str) -> dict[str, An
             with gr.Column(min_width=300):
                 parts[f"title_{side}"] = note("")
                 parts[f"scene_{side}"] = stage(boxes.empty("Boxes appear here."))
-                parts[f"threshold_{side}"] = _share("Box threshold", 0.3, "Of this model.")
+                parts[f"threshold_{side}"] = share_slider("Box threshold", 0.3, "Of this model.")
     return parts
 
 
@@ -221,11 +216,7 @@ def _build_batch() -> dict[str, Any]:
 
 def _build_style() -> dict[str, Any]:
     with gr.Accordion("Drawing", open=False), gr.Row():
-        line = slider(
-            0, 12, 0, step=1, label="Line width", info="Pixels; 0 chooses.", min_width=160
-        )
-        text = slider(0, 48, 0, step=6, label="Text size", info="Pixels; 0 chooses.", min_width=160)
-    return {"line": line, "text": text}
+        return drawing_sliders()
 
 
 def _chips(text: str | None, mode: str) -> str:
@@ -404,11 +395,11 @@ class _Page:
 
     def _heard(self, held: Held | None, limits: Limits, event: gr.EventData) -> Any:
         """The box that was clicked, and what it listens to."""
-        region = event._data.get("index") if isinstance(event._data, dict) else None
-        if held is None or isinstance(region, bool) or not isinstance(region, int):
+        if held is None:
             return gr.skip(), gr.skip()
         found = held.select(limits)
-        if not 0 <= region < len(found):
+        region = chosen_of(event, len(found))
+        if region is None:
             return gr.skip(), gr.skip()
         shown = session.scene_of(held, found)
         return region, views.listening(shown, session.hearing_of(held, limits), region)
@@ -428,15 +419,7 @@ class _Page:
             return read_words(text, mode).marked()
 
         parts["mark"].click(mark, words, parts["prompt"], **PROMPT)
-        # A picture of the visitor's own belongs to no link, and its credit is not ours to give.
-        gr.on(
-            [parts["image"].upload, parts["image"].clear], lambda: ("", ""), None,
-            [parts["example"], parts["credit"]], **QUIET,
-        )  # fmt: skip
-        parts["example"].change(
-            _example_of_link, [parts["example"], parts["image"]],
-            [parts["image"], parts["credit"]], **QUIET,
-        )  # fmt: skip
+        follows_link(parts["example"], parts["image"], parts["credit"], examples)
 
     # --------------------------------------------------------------------------------- files
 
@@ -593,12 +576,6 @@ class _Page:
         return [share.Field(name, self.parts[name], parse) for name, parse in parsers.items()]
 
 
-def read_style(line: Any, text: Any) -> DrawStyle:
-    """Raises InputError for what is no width or size."""
-    width, size = parse_whole(line, what="The line width"), parse_whole(text, what="The text size")
-    return DrawStyle(line_width=width, text_size=size)
-
-
 def _saved(kind: str, held: Held, limits: Limits, style: DrawStyle, answer: dict[str, Any]) -> str:
     """Path of the result as one of `EXPORTS`."""
     if kind == "JSON":
@@ -608,15 +585,7 @@ def _saved(kind: str, held: Held, limits: Limits, style: DrawStyle, answer: dict
         colours = phrase_colours(len(held.prompt.phrases))
         drawn = draw(open_image(held.source), found, style=style, colours=colours)
         return downloads.save_png(drawn, answer, STEM)
-    return batch.save_export(kind, [(Path(held.source).name, found)])
-
-
-def _example_of_link(name: str, path: str | None) -> Any:
-    """Show the example a link names; leave the picture alone if it is there already."""
-    example = examples().get(name)
-    if example is None or path == example.path:
-        return gr.skip(), gr.skip()
-    return example.path, escape(example.credit)
+    return save_export(kind, [(Path(held.source).name, found)], STEM)
 
 
 TAB = Tab(

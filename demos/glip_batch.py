@@ -178,20 +178,6 @@ def _stems(rows: exports.Results) -> list[str]:
     return [Path(path).stem for path in paths]
 
 
-def save_export(kind: str, rows: exports.Results, stem: str = "glip") -> str:
-    """Path of the results as "COCO", "CSV" or "YOLO"."""
-    if kind == "COCO":
-        return downloads.save_file(exports.coco_json(rows).encode(), f"{stem}-coco.json")
-    if kind == "CSV":
-        # With a mark, or spreadsheets take it for another encoding.
-        return downloads.save_file(exports.csv_table(rows).encode("utf-8-sig"), f"{stem}.csv")
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, text in exports.yolo_files(rows).items():
-            archive.writestr(path, text)
-    return downloads.save_file(stream.getvalue(), f"{stem}-yolo.zip")
-
-
 def told(basket: Basket) -> str:
     """How much is in the basket, and what was left out, as HTML."""
     boxes = sum(len(found) for _, found in basket.rows)

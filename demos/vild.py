@@ -16,7 +16,6 @@ import gradio as gr
 from demos import glip_session, glip_views
 from demos import vild_session as session
 from demos import vild_views as views
-from demos.glip_batch import save_export
 from demos.glip_form import Limits as GlipLimits
 from demos.glip_form import models_of as glip_models
 from demos.glip_form import read_limits as read_glip_limits
@@ -35,13 +34,22 @@ from demos.ui.controls import (
     stop_button,
     stops,
 )
+from demos.ui.examples import follows_link, gallery
 from demos.ui.films import VIDEOS
+from demos.ui.finding import (
+    EXPORTS,
+    chosen_of,
+    drawing_sliders,
+    read_style,
+    save_export,
+    share_slider,
+    view,
+)
 from demos.ui.howto import how_it_works
 from demos.ui.images import open_image, picture
 from demos.ui.jobs import DEVICE_EVENT, Done, explained
 from demos.ui.model import ask, knows, leased, model_choice, ran, title
 from demos.ui.tab import Atelier, Tab
-from demos.ui.text import parse_whole
 from demos.vild_form import (
     FIRST,
     MAX_AREA,
@@ -81,7 +89,6 @@ KNOWS = (
 )
 PANELS = ("scene", "legend", "crops", "region")
 LIMITS = ("max_boxes", "nms", "min_objectness", "min_area", "score", "temperature")
-EXPORTS = ("PNG", "JSON", "COCO", "CSV", "YOLO")
 Update = dict[Any, Any]
 
 
@@ -150,11 +157,7 @@ def _build_question() -> dict[str, Any]:
     discover = gr.Button("Discover", size="sm", elem_classes="vild-discover")
     note("Discover asks for no names: what looks alike is grouped and named.")
     status = badge.status_line()
-    samples = gr.Dataset(
-        components=["image"], samples=[[example.path] for example in examples().values()],
-        type="index", layout="gallery", samples_per_page=12, label="Examples",
-        elem_classes="atelier-examples",
-    )  # fmt: skip
+    samples = gallery(examples)
     credit = note(escape(first.credit))
     return {
         "image": image, "samples": samples, "credit": credit, "names": names, "ready": ready,
@@ -166,15 +169,17 @@ def _build_question() -> dict[str, Any]:
 def _build_result() -> dict[str, Any]:
     parts: dict[str, Any] = {
         "legend": stage(""),
-        "scene": _view("Boxes and masks appear here: press Detect."),
+        "scene": view("Boxes and masks appear here: press Detect."),
     }
     with gr.Row():
         parts["max_boxes"] = slider(
             1, MAX_BOXES, 25, step=1, label="Max boxes", info="The surest are kept.", min_width=220
         )
-        parts["nms"] = _share("Overlap allowed (NMS)", 0.6, "Between boxes, whatever their name.")
+        parts["nms"] = share_slider(
+            "Overlap allowed (NMS)", 0.6, "Between boxes, whatever their name."
+        )
     with gr.Row():
-        parts["min_objectness"] = _share("Min objectness", 0.9, "That something is there.")
+        parts["min_objectness"] = share_slider("Min objectness", 0.9, "That something is there.")
         parts["min_area"] = slider(
             0, MAX_AREA, 220, step=20, label="Min area", info="Pixels of the picture.",
             min_width=220,
@@ -197,19 +202,10 @@ def _build_result() -> dict[str, Any]:
             parts["region"] = stage(boxes.empty(views.CHOOSE))
             parts["why"] = stage("")
         with gr.Tab("All regions"):
-            parts["crops"] = _view("What the boxes hold appears here.")
+            parts["crops"] = view("What the boxes hold appears here.")
         with gr.Tab("JSON"):
             parts["json"] = gr.JSON(show_label=False)
     return parts
-
-
-def _view(text: str) -> gr.HTML:
-    """A stage whose boxes can be chosen."""
-    return stage(boxes.empty(text), js_on_load=boxes.CHOOSES)
-
-
-def _share(label: str, value: float, info: str) -> gr.Slider:
-    return slider(0, 1, value, step=0.01, label=label, info=info, min_width=220)
 
 
 def _build_comparison(others: Mapping[str, ModelRow]) -> dict[str, Any]:
@@ -230,7 +226,9 @@ def _build_comparison(others: Mapping[str, ModelRow]) -> dict[str, Any]:
             with gr.Column(min_width=300):
                 parts[f"title_{side}"] = note("")
                 parts[f"scene_{side}"] = stage(boxes.empty("Boxes appear here."))
-    parts["threshold"] = _share("GLIP's box threshold", 0.3, "ViLD's sliders are on its own page.")
+    parts["threshold"] = share_slider(
+        "GLIP's box threshold", 0.3, "ViLD's sliders are on its own page."
+    )
     return parts
 
 
@@ -258,13 +256,8 @@ def _build_settings() -> dict[str, Any]:
             label="Sentences a name", info="CLIP reads each name in so many; more take longer.",
         )  # fmt: skip
         with gr.Row():
-            line = slider(
-                0, 12, 0, step=1, label="Line width", info="Pixels; 0 chooses.", min_width=160
-            )
-            text = slider(
-                0, 48, 0, step=6, label="Text size", info="Pixels; 0 chooses.", min_width=160
-            )
-    return {"templates": templates, "line": line, "text": text}
+            drawing = drawing_sliders()
+    return {"templates": templates, **drawing}
 
 
 # ------------------------------------------------------------------------------------ the page
@@ -490,11 +483,11 @@ class _Page:
 
     def _chosen(self, held: Held | None, limits: Limits, event: gr.EventData) -> Any:
         """The region that was clicked: what it is; why, follows."""
-        index = event._data.get("index") if isinstance(event._data, dict) else None
-        if held is None or isinstance(index, bool) or not isinstance(index, int):
+        if held is None:
             return gr.skip(), gr.skip(), gr.skip()
         seen = held.select(limits)
-        if not 0 <= index < len(seen.rows):
+        index = chosen_of(event, len(seen.rows))
+        if index is None:
             return gr.skip(), gr.skip(), gr.skip()
         row = seen.rows[index]
         return row, _region(held, seen, limits, row), ""
@@ -516,15 +509,7 @@ class _Page:
     def _wire_words(self) -> None:
         parts = self.parts
         parts["ready"].input(explained(read_list), parts["ready"], parts["names"], **PROMPT)
-        # A picture of the visitor's own belongs to no link, and its credit is not ours to give.
-        gr.on(
-            [parts["image"].upload, parts["image"].clear], lambda: ("", ""), None,
-            [parts["example"], parts["credit"]], **QUIET,
-        )  # fmt: skip
-        parts["example"].change(
-            _example_of_link, [parts["example"], parts["image"]],
-            [parts["image"], parts["credit"]], **QUIET,
-        )  # fmt: skip
+        follows_link(parts["example"], parts["image"], parts["credit"], examples)
 
     # --------------------------------------------------------------------------------- files
 
@@ -725,12 +710,6 @@ class _Page:
         return [share.Field(name, self.parts[name], parse) for name, parse in parsers.items()]
 
 
-def read_style(line: Any, text: Any) -> DrawStyle:
-    """Raises InputError for what is no width or size."""
-    width, size = parse_whole(line, what="The line width"), parse_whole(text, what="The text size")
-    return DrawStyle(line_width=width, text_size=size)
-
-
 def _region(held: Held, seen: Seen, limits: Limits, row: int | None) -> str:
     """The chosen region, or the best one where none is chosen or it is out of sight."""
     if not seen.rows:
@@ -761,14 +740,6 @@ def _glip_scene(beside: glip_session.Held, limits: GlipLimits) -> str:
 
 def _timed_title(row: ModelRow, seconds: float) -> str:
     return escape(f"{row.title} · {seconds:.2f} s")
-
-
-def _example_of_link(name: str, path: str | None) -> Any:
-    """Show the example a link names; leave the picture alone if it is there already."""
-    example = examples().get(name)
-    if example is None or path == example.path:
-        return gr.skip(), gr.skip()
-    return example.path, escape(example.credit)
 
 
 TAB = Tab(

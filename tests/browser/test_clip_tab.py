@@ -106,7 +106,7 @@ def test_temperature_and_top_k_redraw_without_the_model(served: Any, open_page: 
 
 def test_examples_and_ready_made_labels_fill_the_page(served: Any, open_page: Any) -> None:
     page, _ = open_page(served.url)
-    page.locator(".clip-examples button.gallery-item").nth(4).click()
+    page.locator(".atelier-examples button.gallery-item").nth(4).click()
     expect(words(page)).to_have_value(re.compile("pizza"))
     expect(page.get_by_text("Caltech-101").first).to_be_visible()
     finished(page)
@@ -165,7 +165,7 @@ def test_results_are_downloaded_with_their_settings(
 
 def test_a_link_opens_the_same_state(served: Any, open_page: Any) -> None:
     page, _ = open_page(served.url, permissions=["clipboard-read", "clipboard-write"])
-    page.locator(".clip-examples button.gallery-item").nth(9).click()
+    page.locator(".atelier-examples button.gallery-item").nth(9).click()
     finished(page)
     words(page).fill("octopus, a squid & co")
     page.get_by_label("ImageNet's 80").check()

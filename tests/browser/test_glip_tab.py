@@ -229,7 +229,7 @@ def test_many_pictures_become_a_zip(served: Any, open_page: Any, tmp_path: Path)
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     paths = [tmp_path / "broken.jpg", *(example.path for example in examples().values())]
     page.locator("input[type=file][multiple]").first.set_input_files(paths)
-    expect(page.get_by_text("broken.jpg")).to_be_visible()
+    expect(page.get_by_role("cell", name="broken.jpg")).to_be_visible()
     press(page, "Ground all")
     expect(
         page.get_by_text("4 pictures, 16 boxes; left out, not readable: broken.jpg")

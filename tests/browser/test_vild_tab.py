@@ -278,7 +278,7 @@ def test_a_film_runs_changes_names_and_stops_at_once(
     press(page, "Play")
     expect(toast(page)).to_contain_text("Give a film first")
     page.locator("input[type=file][accept*='.mp4']").set_input_files(film(tmp_path / "a.mp4", 600))
-    expect(page.get_by_text("a.mp4")).to_be_visible()
+    expect(page.get_by_role("cell", name="a.mp4")).to_be_visible()
     press(page, "Play")
     status = page.locator(".atelier-badge:visible").filter(has_text="frames a second")
     expect(status).to_be_visible()
