@@ -79,8 +79,8 @@ STYLEGAN_MINI_FILES = (
 E4E_MINI_FILES = (
     WeightFile(
         "model.safetensors",
-        4_952_032,
-        "3417eb76ce5c3d95bc323c37d387d24f2385923d307cdf196e08b022c1711c4b",
+        2_551_948,
+        "3d024319d2f3c04c32aa07d84fd1bf89a2cdce3dcece618c41a5e194201e0ccb",
     ),
 )
 

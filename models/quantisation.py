@@ -36,14 +36,16 @@ def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse, float32, but for the rounding; tensors that were stored plainly pass through.
 
     Raises:
-        KeyError: integers without their scale.
+        ValueError: integers without their scale.
     """
     found = {}
     for name, tensor in tensors.items():
         if name.endswith(INTEGERS):
-            scale = tensors[name.removesuffix(INTEGERS) + SCALE]
+            scale = tensors.get(name.removesuffix(INTEGERS) + SCALE)
+            if scale is None or scale.shape != tensor.shape[:1]:
+                raise ValueError(f"{name} has no scale for each of its rows")
             shape = (-1, *[1] * (tensor.ndim - 1))
             found[name.removesuffix(INTEGERS)] = tensor.float() * scale.view(shape)
-        elif not name.endswith(SCALE):
+        elif name.removesuffix(SCALE) + INTEGERS not in tensors:
             found[name] = tensor
     return found

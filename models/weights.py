@@ -199,11 +199,19 @@ def check_safetensors(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> None:
 def read_safetensors(
     path: Path, *, max_bytes: int = MAX_FILE_BYTES, device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file by name. Raises WeightsError as `check_safetensors`."""
+    """All tensors of a safetensors file by name, those stored as int8 as the floats they stand for.
+
+    Raises WeightsError as `check_safetensors`, or when integers lack their scales.
+    """
     from safetensors.torch import load_file
 
+    from models.quantisation import widened
+
     check_safetensors(path, max_bytes=max_bytes)
-    return load_file(path, device=device)
+    try:
+        return widened(load_file(path, device=device))
+    except ValueError as error:
+        raise WeightsError(f"{path.name} is damaged ({error}); copy it again.") from None
 
 
 # ----------------------------------------------------------------------------------- fetching

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from models.caches import Remembered
 from models.errors import WeightsError
-from models.quantisation import widened
 from models.weights import minilm_directory, read_safetensors
 
 from . import tower  # noqa: F401  (registers clip-mini's image tower with timm)
@@ -153,7 +152,7 @@ def load_mini(directory: Path, device: torch.device, dtype: torch.dtype) -> Clip
     """
     minilm = minilm_directory()
     model = mini_skeleton(directory, minilm)
-    weights = widened(read_safetensors(directory / "model.safetensors"))
+    weights = read_safetensors(directory / "model.safetensors")
     try:
         model.load_state_dict({**minilm_weights(minilm), **weights}, strict=True)
     except RuntimeError as error:

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from models.errors import WeightsError
 from models.quantisation import INTEGERS, SCALE, narrowed, widened
+from models.weights import read_safetensors
 
 
 @pytest.fixture
@@ -50,8 +53,27 @@ def test_plain_files_pass_through(weights) -> None:
     assert all(widened(weights)[name] is tensor for name, tensor in weights.items())
 
 
-def test_integers_without_a_scale_are_refused(weights) -> None:
+@pytest.mark.parametrize("scale", [None, torch.ones(2), torch.ones(3, 1)])
+def test_integers_without_a_scale_of_each_row_are_refused(weights, scale, tmp_path) -> None:
     stored = narrowed(weights)
     del stored["kernel" + SCALE]
-    with pytest.raises(KeyError, match="kernel"):
+    if scale is not None:
+        stored["kernel" + SCALE] = scale
+    with pytest.raises(ValueError, match="kernel"):
         widened(stored)
+    save_file(stored, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match="is damaged.*kernel"):
+        read_safetensors(tmp_path / "a.safetensors")
+
+
+def test_a_scale_without_integers_is_a_tensor_like_any_other() -> None:
+    stray = {"w" + SCALE: torch.ones(3)}
+    assert widened(stray).keys() == stray.keys()
+
+
+def test_files_are_read_as_what_they_stand_for(weights, tmp_path) -> None:
+    save_file(narrowed(weights), tmp_path / "a.safetensors")
+    found = read_safetensors(tmp_path / "a.safetensors")
+    assert all(
+        torch.equal(found[name], tensor) for name, tensor in widened(narrowed(weights)).items()
+    )
