@@ -107,6 +107,7 @@ def serve(atelier: Atelier, tabs: Sequence[Tab]) -> gr.Blocks:
     """Start serving in the background; returns the page, with `local_url`, to `close()`."""
     from demos.ui.health import health_route
     from demos.ui.page import build_page, look
+    from demos.ui.sessions import keep_sessions_lean
 
     settings = atelier.settings
     page: gr.Blocks = build_page(atelier, tabs)
@@ -128,6 +129,7 @@ def serve(atelier: Atelier, tabs: Sequence[Tab]) -> gr.Blocks:
         state_session_capacity=200,
         **look(tabs, present=settings.present),
     )
+    keep_sessions_lean(page)
     return page
 
 

@@ -64,6 +64,7 @@ from models.catalog import ModelRow
 from models.detection.colours import phrase_colours
 from models.detection.drawing import DrawStyle, draw
 from models.errors import InputError
+from models.glip.grounding import DEFAULTS, OFFICIAL, GroundingThresholds
 from models.jobs import Step
 
 DEADLINE_S = 900.0  # an official model with a long list on a laptop's CPU
@@ -93,9 +94,10 @@ def build(atelier: Atelier) -> list[share.Field]:
             parts |= _build_question()
         with gr.Column(min_width=300), gr.Tabs(selected="picture") as tabs:
             with gr.Tab("Picture", id="picture") as one:
-                parts |= _build_result()
+                own = DEFAULTS.get(there[first].preset, OFFICIAL)
+                parts |= _build_result(own)
             with gr.Tab("Side by side", id="compare") as two:
-                parts |= _build_comparison(there, first)
+                parts |= _build_comparison(there, first, own)
             with gr.Tab("Many pictures", id="many") as many:
                 parts |= _build_batch()
         with gr.Column(min_width=300):
@@ -144,15 +146,23 @@ def _build_question() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _build_result() -> dict[str, Any]:
+def _build_result(own: GroundingThresholds) -> dict[str, Any]:
     parts: dict[str, Any] = {"scene": view("Boxes appear here: press Ground.")}
     with gr.Row():
-        parts["threshold"] = share_slider("Box threshold", 0.3, "Higher shows surer boxes only.")
-        parts["text_threshold"] = share_slider("Text threshold", 0.05, "Of the phrase alone.")
+        parts["threshold"] = share_slider(
+            "Box threshold", own.box, "Higher shows surer boxes only."
+        )
+        parts["text_threshold"] = share_slider("Text threshold", own.text, "Of the phrase alone.")
     with gr.Row():
-        parts["nms"] = share_slider("Overlap allowed (NMS)", 0.6, "Between boxes of one label.")
+        parts["nms"] = share_slider("Overlap allowed (NMS)", own.nms, "Between boxes of one label.")
         parts["max_boxes"] = slider(
-            1, MAX_BOXES, 100, step=1, label="Max boxes", info="The best are kept.", min_width=220
+            1,
+            MAX_BOXES,
+            own.max_boxes,
+            step=1,
+            label="Max boxes",
+            info="The best are kept.",
+            min_width=220,
         )
     parts["auto"] = gr.Checkbox(True, label="The model's own thresholds", min_width=160)
     with gr.Row(elem_classes="atelier-tools"):
@@ -171,7 +181,9 @@ def _build_result() -> dict[str, Any]:
     return parts
 
 
-def _build_comparison(there: Mapping[str, ModelRow], first: str) -> dict[str, Any]:
+def _build_comparison(
+    there: Mapping[str, ModelRow], first: str, own: GroundingThresholds
+) -> dict[str, Any]:
     other = next((name for name in there if name != first), first)
     second = gr.Dropdown(
         [(title(row), name) for name, row in there.items()], value=other, label="Second model",
@@ -189,7 +201,9 @@ def _build_comparison(there: Mapping[str, ModelRow], first: str) -> dict[str, An
             with gr.Column(min_width=300):
                 parts[f"title_{side}"] = note("")
                 parts[f"scene_{side}"] = stage(boxes.empty("Boxes appear here."))
-                parts[f"threshold_{side}"] = share_slider("Box threshold", 0.3, "Of this model.")
+                parts[f"threshold_{side}"] = share_slider(
+                    "Box threshold", own.box, "Of this model."
+                )
     return parts
 
 

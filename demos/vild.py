@@ -76,6 +76,8 @@ from models.detection.drawing import DrawStyle, draw
 from models.errors import InputError
 from models.jobs import Step, run_to_end
 from models.vild.categories import NAME_LISTS
+from models.vild.detector import DEFAULTS, DetectorDefaults
+from models.vild.regions import RegionThresholds
 
 DEADLINE_S = 1800.0  # thousands of names in 63 sentences each on a laptop's CPU
 LIVE_DEADLINE_S = 3600.0
@@ -105,7 +107,8 @@ def build(atelier: Atelier) -> list[share.Field]:
             parts |= _build_question()
         with gr.Column(min_width=300), gr.Tabs(selected="picture") as tabs:
             with gr.Tab("Picture", id="picture") as one:
-                parts |= _build_result()
+                own = DEFAULTS.get(there[first].preset, DetectorDefaults())
+                parts |= _build_result(own.thresholds)
             with gr.Tab("Beside GLIP", id="compare") as two:
                 parts |= _build_comparison(others)
             with gr.Tab("Live", id="live") as live:
@@ -166,22 +169,30 @@ def _build_question() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _build_result() -> dict[str, Any]:
+def _build_result(own: RegionThresholds) -> dict[str, Any]:
     parts: dict[str, Any] = {
         "legend": stage(""),
         "scene": view("Boxes and masks appear here: press Detect."),
     }
     with gr.Row():
         parts["max_boxes"] = slider(
-            1, MAX_BOXES, 25, step=1, label="Max boxes", info="The surest are kept.", min_width=220
+            1,
+            MAX_BOXES,
+            own.max_boxes,
+            step=1,
+            label="Max boxes",
+            info="The surest are kept.",
+            min_width=220,
         )
         parts["nms"] = share_slider(
-            "Overlap allowed (NMS)", 0.6, "Between boxes, whatever their name."
+            "Overlap allowed (NMS)", own.nms, "Between boxes, whatever their name."
         )
     with gr.Row():
-        parts["min_objectness"] = share_slider("Min objectness", 0.9, "That something is there.")
+        parts["min_objectness"] = share_slider(
+            "Min objectness", own.min_objectness, "That something is there."
+        )
         parts["min_area"] = slider(
-            0, MAX_AREA, 220, step=20, label="Min area", info="Pixels of the picture.",
+            0, MAX_AREA, own.min_area, step=20, label="Min area", info="Pixels of the picture.",
             min_width=220,
         )  # fmt: skip
     with gr.Row(equal_height=True):

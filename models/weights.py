@@ -38,7 +38,7 @@ SIZE_SLACK_BYTES = MB
 DISK_RESERVE_BYTES = 64 * MB
 NETWORK_TIMEOUT_S = 4.0
 SAFE_SUFFIXES = (".safetensors", ".json", ".txt")
-INSTEAD = 'use "clip-mini" or another mini model, which needs no download'
+INSTEAD = "use the tab's mini model, which comes with the app"
 
 
 @dataclass(frozen=True)

@@ -210,6 +210,14 @@ def test_visitors_take_turns_and_read_their_place(served: Served) -> None:
     assert all(job.result()[0] == "1 labels: a" for job in jobs)
 
 
+def test_a_session_holds_what_its_events_changed_and_no_copy_of_the_page(served: Served) -> None:
+    client = Client(served.url, verbose=False)
+    client.predict(None, "a cat", 2, "red", api_name="/tiny_count")
+    session = served.page.app.state_holder[client.session_hash]
+    everything = len(served.page.blocks)
+    assert len(session.config_values) <= 10 < everything
+
+
 def test_a_full_queue_says_so_and_loses_nobody_else(serve: Callable[..., Served]) -> None:
     crowded = serve(tiny.TABS, max_queue=1)
     client = Client(crowded.url, verbose=False)
