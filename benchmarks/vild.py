@@ -144,12 +144,12 @@ def crop_rows(repeats: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         detector = mini_detector(Path(folder))
     seeds = itertools.count(1)
-    raw = run_to_end(detector.detect(noise(192, 192, 0)))
+    raw = run_to_end(detector.detect(noise(256, 256, 0)))
     boxes, picture = torch.tensor(raw.read_boxes), raw.sight.picture.float() / 255
     works: dict[str, Callable[[], object]] = {
         "CLIP on two crops each": partial(crop_embeddings, detector.clip, picture, boxes),
         "ViLD, the picture read and proposed in, too": lambda: run_to_end(
-            detector.detect(noise(192, 192, next(seeds)))
+            detector.detect(noise(256, 256, next(seeds)))
         ),
         "ViLD's heads": partial(detector.model.regions, raw.sight.levels, [boxes]),
     }
@@ -391,7 +391,7 @@ def mini_rows(repeats: int) -> Iterator[Row]:
 def tables(scale: Scale) -> dict[str, tuple[str, Callable[[], Iterator[Row]]]]:
     """Title and rows by the name that --only takes."""
     often = 10 * scale.repeats
-    readers = [(scale.config, scale.config.max_size), (VildConfig.mini(), 192)]
+    readers = [(scale.config, scale.config.max_size), (VildConfig.mini(), 256)]
     return {
         "crops": ("ViLD against CLIP on crops", lambda: crop_rows(scale.repeats)),
         "regions": (

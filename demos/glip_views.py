@@ -269,4 +269,5 @@ fusion**): that is how *red* can change what counts as a *kite*.
   was found; the network does not run again for them.
 - **[Marks]** around words say what the phrases are; without them a small grammar finds them.
 - **Listening** shows, for one box, where the last fusion layer's attention went.
+- **Mini** adds what CLIP's own last layer says of each place, read at four sizes of the picture.
 """

@@ -231,4 +231,6 @@ vectors of sentences, so a name that was never boxed works too; such names are m
 - **Discover** asks for nothing: regions that look alike form groups, and each gets the best name
   of the whole vocabulary.
 - **Why** puts the detector's opinion of a region beside CLIP's own.
+- **Mini** also reads CLIP's own last layer over the whole picture, at five sizes, since CLIP knows
+  things best at one size; what it learnt comes on top.
 """

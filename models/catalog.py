@@ -88,8 +88,8 @@ E4E_MINI_FILES = (
 GLIP_MINI_FILES = (
     WeightFile(
         "model.safetensors",
-        3_046_648,
-        "150c614288bcaa1322121c9c3e53b582a98d6e1e364b438eda198bb866fad868",
+        3_374_594,
+        "00e81f29ee64f3667b0d2ec159cb89bafa0cac97a3143715a08c368b3065ea38",
     ),
 )
 
@@ -97,8 +97,8 @@ GLIP_MINI_FILES = (
 VILD_MINI_FILES = (
     WeightFile(
         "model.safetensors",
-        2_734_312,
-        "0993ee961d7adfe5097f82ea9135a996a6603546ce38674edd3117b41f89bc6c",
+        4_799_352,
+        "3fbfcab69bbf32c0a71d3cdcb8231a8ae790f97d9d0d8781742f17dfd758e030",
     ),
 )
 

@@ -226,7 +226,7 @@ def test_other_bad_input_is_refused_in_a_sentence(
 
 
 def test_a_model_that_must_be_downloaded_is_refused_offline(client: Client) -> None:
-    with pytest.raises(AppError, match="clip-mini"):
+    with pytest.raises(AppError, match="mini model"):
         classify(client, CAT_AND_DOG, "cat, dog", "clip-vit-b-32")
 
 
@@ -325,7 +325,7 @@ def test_every_setting_arrives(easel: Client) -> None:
         ({"rasterizer": "diffvg"}, "diffvg is not installed here; build it"),
         ({"size": 17, "aspect": "16:9"}, "canvas's height lies between 16 and 2048"),
         ({"model": "clip-huge"}, "clip-huge"),
-        ({"model": "clip-vit-b-32"}, "clip-mini"),  # offline
+        ({"model": "clip-vit-b-32"}, "mini model"),  # offline
         ({"more": "the sea"}, "like “a stormy sea : 0.5”"),
         ({"more": "the sea : nan"}, "weight lies between"),
         ({"palette": "own", "palette_colors": "#12"}, "“#12” is no colour"),

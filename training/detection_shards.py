@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.vild.config import VildConfig
 from training.grounding_shards import FrozenParts
 from training.run import write_tensors
 from training.world.detection import DetectionWorld
 from training.world.sources import CACHE
 
 SHARD = 256
+VIEWS = VildConfig.mini().views
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ class Scenes:
 
     Attributes:
         pictures: (N, 3, S, S) uint8, for crops.
-        stages: C3, C4, C5, (N, C, h, w) float16.
+        stages: C3, C4, C5, then C5 of further views, (N, C, h, w) float16.
         boxes, concept: per picture (B, 4) float32 xyxy pixels and (B,).
         masks: per picture (B, S, S) bool.
     """
 
     pictures: Tensor
-    stages: tuple[Tensor, Tensor, Tensor]
+    stages: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
     concept: tuple[Tensor, ...]
     masks: tuple[Tensor, ...]
@@ -56,11 +58,11 @@ def make_shard(
         return path
     examples = world.sample(SHARD, seed * 1_000_003 + number)
     pictures = torch.stack([example.picture for example in examples])
-    parts = [frozen.stages(some) for some in pictures.split(32)]
+    parts = [frozen.stages(some, VIEWS) for some in pictures.split(32)]
     stages = [torch.cat(level).half().cpu().contiguous() for level in zip(*parts, strict=True)]
     masks = torch.cat([example.masks for example in examples])
     tensors = {
-        **{f"c{3 + level}": stage for level, stage in enumerate(stages)},
+        **{f"stage{place}": stage for place, stage in enumerate(stages)},
         "pictures": pictures.mul(255).round().byte(),
         "boxes": torch.cat([example.boxes for example in examples]),
         "concept": torch.cat([example.concept for example in examples]),
@@ -78,7 +80,7 @@ def read_shard(path: Path) -> Scenes:
     masks = torch.from_numpy(np.unpackbits(tensors["masks"].numpy(), axis=-1)).bool()
     return Scenes(
         pictures=tensors["pictures"],
-        stages=(tensors["c3"], tensors["c4"], tensors["c5"]),
+        stages=tuple(tensors[f"stage{place}"] for place in range(2 + len(VIEWS))),
         boxes=tensors["boxes"].split(counts),
         concept=tensors["concept"].split(counts),
         masks=masks[..., : tensors["pictures"].shape[-1]].split(counts),
@@ -87,9 +89,9 @@ def read_shard(path: Path) -> Scenes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=24, help="how many to have in the cache")
+    parser.add_argument("--shards", type=int, default=40, help="how many to have in the cache")
     parser.add_argument("--seed", type=int, default=2027)
-    parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     if options.threads:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -24,11 +25,20 @@ from torchvision.ops import box_iou
 
 from models.detection.boxes import decode
 from models.errors import AtelierError
+from models.glip.checkpoints import GLIP_MINI_PARTS
 from models.glip.config import GlipConfig
 from models.glip.glip import Glip
 from models.glip.losses import Losses, Targets, grounding_losses
 from training.glip_start import align_with_clip
-from training.grounding_shards import FrozenParts, Shard, make_shard, read_shard, shard_path
+from training.grounding_shards import (
+    FrozenParts,
+    PhraseReader,
+    Shard,
+    make_shard,
+    phrase_tokens,
+    read_shard,
+    shard_path,
+)
 from training.run import (
     Parts,
     parameter_groups,
@@ -42,7 +52,6 @@ from training.world.grounding import KINDS, GroundingWorld
 from training.world.sources import CACHE
 
 SHARD_SEED, TEST_SEED = 2026, 7  # of the training shards, and of the one that watches
-LEARNT = ("fpn", "resizer", "head")
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,8 @@ class GlipTraining:
     model: str = "mini"
     steps: int = 5_500
     batch: int = 12
-    shards: int = 150
-    size: int = 192
+    shards: int = 36
+    size: int = 256
     rate: float = 1.0e-3
     decay: float = 0.05
     warmup: int = 200
@@ -100,12 +109,14 @@ class Batch:
     Attributes:
         stages: C3, C4, C5, float32.
         text: (N, T, 384); `mask` (N, T) says which tokens are real.
+        phrases: (N, T, 384), of each token the phrase it is in, as `Glip.encode_phrases` reads it.
         targets: boxes and the tokens that name them.
     """
 
     stages: list[Tensor]
     text: Tensor
     mask: Tensor
+    phrases: Tensor
     targets: Targets
 
     def to(self, device: torch.device) -> "Batch":
@@ -114,16 +125,9 @@ class Batch:
             [stage.to(device) for stage in self.stages],
             self.text.to(device),
             self.mask.to(device),
+            self.phrases.to(device),
             Targets(t.boxes.to(device), t.tokens.to(device), t.real.to(device)),
         )
-
-
-def phrase_tokens(shard: Shard, row: int) -> Tensor:
-    """(P, T) bool: the tokens of each phrase of a picture's caption."""
-    begin, end = shard.offsets[row].long().unbind(-1)  # (T,)
-    real = end > begin
-    rows = [real & (begin < p.end) & (end > p.begin) for p in shard.captions[row].phrases]
-    return torch.stack(rows) if rows else torch.zeros(0, len(begin), dtype=torch.bool)
 
 
 def collate(shard: Shard, rows: list[int]) -> Batch:
@@ -153,6 +157,7 @@ def collate(shard: Shard, rows: list[int]) -> Batch:
         stages=[stage[rows].float() for stage in shard.stages],
         text=shard.text[rows, :longest].float(),
         mask=torch.arange(longest)[None] < length[:, None],
+        phrases=torch.stack([shard.phrases[row][:longest] for row in rows]).float(),
         targets=targets,
     )
 
@@ -174,7 +179,9 @@ class Shards:
 
     def __init__(self, plan: GlipTraining, cache: Path, device: torch.device) -> None:
         self.plan, self.cache, self.device = plan, cache, device
-        self._makers: tuple[GroundingWorld, FrozenParts] | None = None
+        self.frozen = FrozenParts(device)
+        self.reader = PhraseReader(self.frozen)
+        self._world: GroundingWorld | None = None
 
     def there(self, seed: int, number: int) -> bool:
         return shard_path(seed, number, self.plan.size, self.cache).is_file()
@@ -182,11 +189,10 @@ class Shards:
     def read(self, seed: int, number: int) -> Shard:
         path = shard_path(seed, number, self.plan.size, self.cache)
         if not self.there(seed, number):
-            if self._makers is None:
-                world = GroundingWorld(size=self.plan.size, device=self.device)
-                self._makers = world, FrozenParts(self.device)
-            path = make_shard(*self._makers, seed, number, self.cache)
-        return read_shard(path, self.plan.size)
+            if self._world is None:
+                self._world = GroundingWorld(size=self.plan.size, device=self.device)
+            path = make_shard(self._world, self.frozen, seed, number, self.cache)
+        return self.reader.read(read_shard(path, self.plan.size))
 
 
 class Trainer:
@@ -215,7 +221,7 @@ class Trainer:
         """Of one batch, with gradients. Products are in bfloat16: half the time on a CPU too."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             levels = self.glip.pyramid(batch.stages)
-            found = self.glip.predict(levels, batch.text, batch.mask)
+            found = self.glip.predict(levels, batch.text, batch.mask, phrases=batch.phrases)
         anchors = self.glip.anchors(found.level_shapes, self.device)
         sizes = [height * width for height, width in found.level_shapes]
         return grounding_losses(
@@ -260,6 +266,18 @@ class Trainer:
 
     # ------------------------------------------------------------------------- watching, resuming
 
+    def start_from(self, path: Path) -> None:
+        """Begin at the weights of a file; what it lacks stays at CLIP's alignment.
+
+        Raises ValueError when it holds something that this network does not have.
+        """
+        given, own = load_file(str(path), self.device.type), self.learnt.state_dict()
+        if unknown := sorted(given.keys() - own.keys()):
+            raise ValueError(f"{path} holds {unknown[0]}, which is no part of {self.plan.model}.")
+        state = own | {key: tensor.float() for key, tensor in given.items()}
+        self.learnt.load_state_dict(state)
+        self.average.module.load_state_dict(state)
+
     def watch(self, count: int = 96) -> dict[str, float]:
         """R@1 per kind of picture of the averaged weights on a shard that is never trained on."""
         glip = Glip(CONFIGS[self.plan.model]()).to(self.device).eval()
@@ -292,13 +310,16 @@ class Trainer:
 
 def learnt(glip: Glip) -> nn.ModuleDict:
     """The parts of a mini GLIP that its weight file holds."""
-    return nn.ModuleDict({name: part for name, part in glip.named_children() if name in LEARNT})
+    return nn.ModuleDict(
+        {name: part for name, part in glip.named_children() if name in GLIP_MINI_PARTS}
+    )
 
 
 @torch.inference_mode()
 def recalled(glip: Glip, shard: Shard, row: int, batch: Batch) -> list[bool]:
     """For each phrase that names something: does its best region overlap one of its boxes?"""
-    found = glip.predict(glip.pyramid(batch.stages), batch.text, batch.mask)
+    levels = glip.pyramid(batch.stages)
+    found = glip.predict(levels, batch.text, batch.mask, phrases=batch.phrases)
     anchors = glip.anchors(found.level_shapes, batch.text.device)
     boxes = decode(found.box_regression[0], anchors).cpu()
     probability = found.logits[0].sigmoid().cpu()  # (M, T)
@@ -343,6 +364,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
     parser.add_argument("--out", type=Path, help="default runs/glip-mini, or runs/glip-coco")
     parser.add_argument("--steps", type=int, help="another length of the run")
+    parser.add_argument("--start", type=Path, help="a weight file to begin at")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after this long")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -359,9 +381,13 @@ def main(arguments: list[str] | None = None) -> None:
     plan = PRESETS[options.preset]()
     if options.steps:
         plan = replace(plan, steps=options.steps)
+    if options.rate:
+        plan = replace(plan, rate=options.rate)
     trainer = Trainer(plan, torch.device(options.device), options.out or Path("runs/glip-mini"))
     if trainer.resume():
         print(f"continuing at step {trainer.step}", flush=True)
+    elif options.start:
+        trainer.start_from(options.start)
     run(trainer, options.minutes)
 
 

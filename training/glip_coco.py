@@ -387,7 +387,10 @@ class Tuning:
         text = self.glip.encode_text(ids, mask).expand(count, -1, -1)
         mask = mask.expand(count, -1) > 0
         levels = self.glip.encode_image(batch.pixels.to(self.device))
-        found = self.glip.predict(levels, text, mask)
+        phrases = self.glip.encode_phrases(ids[0], batch.prompt.positive)
+        if phrases is not None:
+            phrases = phrases.expand(count, -1, -1)
+        found = self.glip.predict(levels, text, mask, phrases=phrases)
         t = batch.targets
         return grounding_losses(
             found.logits, found.box_regression, found.centerness, mask,

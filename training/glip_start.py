@@ -19,6 +19,7 @@ from training.grounding_shards import Shard
 
 QUIET = 0.1  # what the usual random weights are multiplied with beside the identity
 GAIN = 5.0  # of the last product: a match then stands about 4 above a mismatch
+SHORTCUT_GAIN = 12.0  # of cosines
 LEAK = 2.4  # hardsigmoid(2.4) = 0.9: the dynamic ReLU starts as a slope of 0.8 below zero
 
 
@@ -37,12 +38,17 @@ class Alignment:
     token_bias: Tensor
 
 
+def clip_projections() -> tuple[Tensor, Tensor]:
+    """clip-mini's, of a cell (256, 256) and of a token (256, 384) into its space."""
+    encoder = load_mini(ASSETS / "clip-mini", torch.device("cpu"), torch.float32)
+    state = encoder.model.state_dict()
+    return state["visual.head.proj.weight"], state["text.proj.weight"]
+
+
 def measure_alignment(shard: Shard, width: int) -> Alignment:
     """clip-mini's projections, centred on a shard, cut to the `width` main directions of its words
     and scaled to unit variance."""
-    encoder = load_mini(ASSETS / "clip-mini", torch.device("cpu"), torch.float32)
-    state = encoder.model.state_dict()
-    visual, textual = state["visual.head.proj.weight"], state["text.proj.weight"]
+    visual, textual = clip_projections()
     cells = shard.stages[2].float().permute(0, 2, 3, 1).flatten(0, 2)  # (n, 256)
     real = torch.arange(shard.text.shape[1])[None] < shard.length[:, None]
     tokens = shard.text[real].float()  # (n, 384)
@@ -69,6 +75,7 @@ def align_with_clip(glip: Glip, shard: Shard) -> None:
         _near_identity(convolution)
     assert glip.resizer is not None
     linear = glip.resizer[0]
+    _align_shortcut(glip)
     linear.weight[:width].copy_(start.token)
     linear.bias[:width].copy_(start.token_bias)
     project.weight.zero_()
@@ -79,6 +86,14 @@ def align_with_clip(glip: Glip, shard: Shard) -> None:
             block.fusion.out_vision.weight.mul_(QUIET)
             block.fusion.out_text.weight.mul_(QUIET)
         _near_identity_dyconv(block.dyconv)
+
+
+def _align_shortcut(glip: Glip) -> None:
+    if glip.shortcut is not None:
+        visual, textual = clip_projections()
+        glip.shortcut.cell.weight.copy_(visual[:, :, None, None])
+        glip.shortcut.phrase.weight.copy_(textual)
+        glip.shortcut.scale.fill_(SHORTCUT_GAIN)
 
 
 def _near_identity_dyconv(dyconv: DyConv) -> None:

@@ -10,7 +10,8 @@ every pass over the shard, also of another run or of an ablation, costs only wha
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 
 from models.catalog import ASSETS
 from models.clip.encoder import load_mini, minilm_weights
+from models.clip.frozen import scaled
+from models.glip.config import GlipConfig
+from models.glip.text import mean_states
 from models.weights import minilm_directory
 from training.run import write_tensors
 from training.world.grounding import KINDS, SHARES, Annotated, GroundingWorld
@@ -27,7 +31,8 @@ from training.world.scenes import Caption, Phrase
 from training.world.sources import CACHE
 
 SHARD = 256
-TEXT_BATCH = 32
+VIEWS = GlipConfig.mini().views
+TEXT_BATCH, PHRASE_BATCH = 32, 256
 
 
 @dataclass(frozen=True)
@@ -35,16 +40,17 @@ class Shard:
     """N annotated pictures as features.
 
     Attributes:
-        stages: C3, C4, C5 of the tower, (N, C, h, w) float16.
+        stages: C3, C4, C5 of the tower, then C5 of further views, (N, C, h, w) float16.
         text: (N, T, 384) float16 MiniLM states; `length` (N,) says how many tokens are real.
         offsets: (N, T, 2) characters [begin, end) of each token; zeros for [CLS], [SEP], padding.
         captions: the words of each picture.
         boxes: per picture (B, 4) float32 xyxy pixels.
         kinds: index into `KINDS` of each picture.
         size: side of the pictures, pixels.
+        phrases: per picture (T, 384) float16, of each token the phrase it is in; see `PhraseReader`.
     """
 
-    stages: tuple[Tensor, Tensor, Tensor]
+    stages: tuple[Tensor, ...]
     text: Tensor
     length: Tensor
     offsets: Tensor
@@ -52,6 +58,7 @@ class Shard:
     boxes: tuple[Tensor, ...]
     kinds: tuple[int, ...]
     size: int
+    phrases: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -72,13 +79,20 @@ class FrozenParts:
         self.language = language_model(folder).to(device)
 
     @torch.inference_mode()
-    def stages(self, pictures: Tensor) -> list[Tensor]:
-        """(N, 3, S, S) in [0, 1] -> C3, C4, C5."""
+    def stages(self, pictures: Tensor, views: Sequence[float] = (1.0,)) -> list[Tensor]:
+        """(N, 3, S, S) in [0, 1] -> C3, C4, C5, and C5 at further scales.
+
+        Args:
+            views: scales; the first is the picture's own.
+        """
         pixels = self.encoder.normalize(pictures.to(self.device))
-        found: list[Tensor] = self.tower.forward_intermediates(
-            pixels, indices=[2, 3, 4], intermediates_only=True
-        )
-        return found
+        maps = [
+            self.tower.forward_intermediates(
+                scaled(pixels, scale), indices=[2, 3, 4], intermediates_only=True
+            )
+            for scale in views
+        ]
+        return [*maps[0], *(further[-1] for further in maps[1:])]
 
     @torch.inference_mode()
     def states(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,6 +117,63 @@ class FrozenParts:
             ).last_hidden_state
             states[rows, :width] = (found * mask[..., None].to(found)).half().cpu()
         return states, length, offsets
+
+
+def phrase_tokens(shard: Shard, row: int) -> Tensor:
+    """(P, T) bool: the tokens of each phrase of a picture's caption."""
+    begin, end = shard.offsets[row].long().unbind(-1)  # (T,)
+    real = end > begin
+    rows = [real & (begin < p.end) & (end > p.begin) for p in shard.captions[row].phrases]
+    return torch.stack(rows) if rows else torch.zeros(0, len(begin), dtype=torch.bool)
+
+
+class PhraseReader:
+    """The phrases of shards as `Glip.encode_phrases` reads them, every different one once."""
+
+    def __init__(self, frozen: FrozenParts) -> None:
+        self.frozen = frozen
+        self.known: dict[tuple[int, ...], Tensor] = {}
+
+    def read(self, shard: Shard) -> Shard:
+        """The shard with its `phrases`."""
+        pictures = [self._sequences(shard, row) for row in range(len(shard))]
+        new = {sequence for found in pictures for sequence, _ in found} - self.known.keys()
+        ordered = sorted(new, key=len)
+        for start in range(0, len(ordered), PHRASE_BATCH):
+            some = ordered[start : start + PHRASE_BATCH]
+            states = self._states(some)
+            self.known.update(zip(some, states, strict=True))
+        width = shard.text.shape[1:]
+        phrases = []
+        for found in pictures:
+            states = torch.zeros(width, dtype=torch.float16)
+            for sequence, mine in found:
+                states[mine] = self.known[sequence]
+            phrases.append(states)
+        return replace(shard, phrases=tuple(phrases))
+
+    def _sequences(self, shard: Shard, row: int) -> list[tuple[tuple[int, ...], Tensor]]:
+        """The phrases of a caption, as token ids read alone, and their tokens (T,) bool."""
+        text = shard.captions[row].text
+        ids = self.frozen.tokenizer(text, truncation=True, max_length=256)["input_ids"]
+        found = []
+        for mine in phrase_tokens(shard, row):
+            own = [ids[place] for place in mine.nonzero()[:, 0].tolist()]
+            if own:
+                found.append(((ids[0], *own, ids[-1]), mine))
+        return found
+
+    @torch.inference_mode()
+    def _states(self, sequences: list[tuple[int, ...]]) -> Tensor:
+        ids = [torch.tensor(sequence, device=self.frozen.device) for sequence in sequences]
+
+        def language(ids: Tensor, mask: Tensor) -> Tensor:
+            states: Tensor = self.frozen.language(
+                input_ids=ids, attention_mask=mask
+            ).last_hidden_state
+            return states
+
+        return mean_states(language, ids).half().cpu().clone()
 
 
 def language_model(folder: Path) -> nn.Module:
@@ -136,11 +207,11 @@ def make_shard(
         examples += world.sample(kind, round(share * SHARD), part_seed)
     examples = [example for example in examples if len(example.caption.text) > 0]
     pictures = torch.stack([example.picture for example in examples])
-    parts = [frozen.stages(some) for some in pictures.split(32)]
+    parts = [frozen.stages(some, VIEWS) for some in pictures.split(32)]
     stages = [torch.cat(level).half().cpu().contiguous() for level in zip(*parts, strict=True)]
     text, length, offsets = frozen.states([example.caption.text for example in examples])
     tensors = {
-        **{f"c{3 + level}": stage for level, stage in enumerate(stages)},
+        **{f"stage{place}": stage for place, stage in enumerate(stages)},
         "text": text,
         "length": length,
         "offsets": offsets,
@@ -162,7 +233,7 @@ def read_shard(path: Path, size: int) -> Shard:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         captions = json.loads(file.metadata()["captions"])
     return Shard(
-        stages=(tensors["c3"], tensors["c4"], tensors["c5"]),
+        stages=tuple(tensors[f"stage{place}"] for place in range(2 + len(VIEWS))),
         text=tensors["text"],
         length=tensors["length"],
         offsets=tensors["offsets"],
@@ -178,11 +249,11 @@ def read_shard(path: Path, size: int) -> Shard:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=40, help="how many to have in the cache")
+    parser.add_argument("--shards", type=int, default=36, help="how many to have in the cache")
     parser.add_argument("--first", type=int, default=0, help="where to begin counting")
     parser.add_argument("--step", type=int, default=1, help="2 and --first 0 / 1 for two processes")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     if options.threads:

@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import models.clip.tower  # noqa: F401  (registers the architecture with timm)
 from models.weights import read_safetensors
@@ -35,6 +36,12 @@ class FrozenTower(nn.Module):
             pixels, indices=[2, 3, 4], intermediates_only=True
         )
         return maps
+
+
+def scaled(pixels: Tensor, scale: float) -> Tensor:
+    """Pictures (N, 3, H, W) at another scale, sides rounded to whole pixels."""
+    size = [round(side * scale) for side in pixels.shape[-2:]]
+    return F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def tower_state(path: Path) -> dict[str, Tensor]:

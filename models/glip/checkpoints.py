@@ -48,6 +48,7 @@ TITLES: Mapping[str, str] = {
     "glip-large": "GLIP-L",
 }
 # Single numbers stay float32 in a half-precision file.
+GLIP_MINI_PARTS = ("fpn", "resizer", "head", "shortcut")
 EXACT = re.compile(r"head\.(scales\.\d|log_scale|bias0)")
 NAME_KEY = GLIP_KEY  # in the header of our safetensors: the preset's name
 
@@ -377,8 +378,8 @@ def load_glip_mini(
     dtype: torch.dtype = torch.float32,
     config: GlipConfig | None = None,
 ) -> Grounder:
-    """glip-mini: `directory`/model.safetensors holds what was trained, `fpn.*`, `resizer.*` and
-    `head.*`; the image tower is clip-mini's, the language backbone MiniLM, both verified.
+    """glip-mini: `directory`/model.safetensors holds what was trained, the parts `GLIP_MINI_PARTS`;
+    the image tower is clip-mini's, the language backbone MiniLM, both verified.
 
     Raises WeightsError when one of the three is absent, damaged or incomplete.
     """
@@ -388,7 +389,7 @@ def load_glip_mini(
     check_safetensors(path)
     trained = read_safetensors(path)
     state = {**trained, **_clip_mini_tower(config), **_minilm()}
-    if foreign := [key for key in trained if key.split(".")[0] not in ("fpn", "resizer", "head")]:
+    if foreign := [key for key in trained if key.split(".")[0] not in GLIP_MINI_PARTS]:
         raise WeightsError(
             f"{path} holds {min(foreign)[:100]}, which is no part of {config.name}; install CLIP "
             "Atelier again."

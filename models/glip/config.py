@@ -54,7 +54,9 @@ class GlipConfig:
 
     `fusion` off is the paper's variant A, where picture and text meet in the last product only.
     `anchor_scale` is the side of an anchor in cells. `head_text_width` below `text.width` puts a
-    resizer between the language backbone and the head. `mean` and `std` are those of pixels in
+    resizer between the language backbone and the head. `shortcut` is the width of the space in which
+    words and the backbone's last map also meet directly, 0 for nowhere, and `views` at which scales the
+    picture is read for it, 1 first. `mean` and `std` are those of pixels in
     [0, `pixel_range`] in the order `colour_order`. `max_size` caps the longer side, in pixels.
     """
 
@@ -69,6 +71,8 @@ class GlipConfig:
     head_text_width: int = 768
     head_text_heads: int = 12
     head_text_intermediate: int = 3072
+    shortcut: int = 0
+    views: tuple[float, ...] = ()
     anchor_scale: int = 8
     max_tokens: int = 256
     mean: tuple[float, float, float] = (103.53, 116.28, 123.675)
@@ -112,13 +116,15 @@ class GlipConfig:
             head_text_width=128,
             head_text_heads=4,
             head_text_intermediate=256,
+            shortcut=256,
+            views=(1.0, 1.5, 0.5, 0.25),
             anchor_scale=4,
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
             colour_order="RGB",
             pixel_range=1.0,
-            min_size=192,
-            max_size=384,
+            min_size=256,
+            max_size=512,
         )
 
     @classmethod

@@ -272,13 +272,28 @@ class Grounder:
 
         return self._texts.get(tuple(tokens.input_ids.tolist()), compute)
 
+    def _phrase_features(self, tokens: TokenizedPrompt) -> Tensor | None:
+        """(1, T, D) for a shortcut; None without one."""
+        if self.model.shortcut is None:
+            return None
+        ids = tokens.input_ids.to(next(self.model.parameters()).device)
+
+        def compute() -> Tensor:
+            with torch.inference_mode():
+                found = self.model.encode_phrases(ids, tokens.positive)
+            assert found is not None
+            return found
+
+        spans = tuple(map(tuple, tokens.label_token_pairs.tolist()))
+        return self._texts.get(("phrases", tuple(tokens.input_ids.tolist()), spans), compute)
+
     def _look_for(
         self, seen: NetworkInput, levels: Sequence[Tensor], part: Prompt, tokens: TokenizedPrompt
     ) -> _Found:
-        text = self._text_features(tokens)
+        text, phrases = self._text_features(tokens), self._phrase_features(tokens)
         mask = tokens.attention_mask[None].to(text.device)
         with torch.inference_mode():
-            output = self.model.predict(levels, text, mask, keep_attention=True)
+            output = self.model.predict(levels, text, mask, keep_attention=True, phrases=phrases)
             anchors = self.model.anchors(output.level_shapes, text.device)
             return _found(_single(output), anchors, seen, part, tokens)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertModel
 
 from models.glip.config import TextConfig
@@ -14,6 +16,7 @@ from models.glip.config import TextConfig
 EPS = 1e-12  # of every layer norm of BERT
 MAX_VALUE = 50_000.0  # keeps half precision finite
 PAD_SCORE = -10_000.0
+Encoder = Callable[[Tensor, Tensor], Tensor]  # token ids and which are real, (N, T) -> (N, T, D)
 
 
 class Language(nn.Module):
@@ -40,6 +43,35 @@ class Language(nn.Module):
         """Token ids (N, T) and which are real (N, T) -> last hidden state (N, T, D)."""
         output = self.bert(input_ids=input_ids, attention_mask=attention_mask)
         return cast(Tensor, output.last_hidden_state)
+
+
+def phrase_states(language: Encoder, input_ids: Tensor, phrases: Tensor) -> Tensor:
+    """For each token of a prompt its phrase as clip-mini would read it, alone: the mean state of
+    [CLS], its tokens and [SEP]. (T, D), zeros for tokens of no phrase.
+
+    Args:
+        input_ids: (T,), [CLS] first and [SEP] last.
+        phrases: (L, T), nonzero where a token belongs to a phrase.
+    """
+    mine = phrases.to(input_ids.device) > 0
+    mine = mine[mine.any(dim=1)]
+    if not len(mine):
+        return language(input_ids[None], torch.ones_like(input_ids)[None])[0] * 0
+    alone = [torch.cat([input_ids[:1], input_ids[row], input_ids[-1:]]) for row in mine]
+    means = mean_states(language, alone)
+    found = means.new_zeros(len(input_ids), means.shape[1])
+    for row, mean in zip(mine, means):
+        found[row] = mean
+    return found
+
+
+def mean_states(language: Encoder, sequences: Sequence[Tensor]) -> Tensor:
+    """The mean state of each of P sequences of token ids: (P, D)."""
+    ids = pad_sequence(list(sequences), batch_first=True)
+    length = torch.tensor([len(one) for one in sequences], device=ids.device)
+    mask = torch.arange(ids.shape[1], device=ids.device) < length[:, None]
+    states = language(ids, mask.to(ids.dtype))  # (P, S, D)
+    return (states * mask[..., None].to(states)).sum(1) / length[:, None].to(states)
 
 
 class Resizer(nn.Sequential):

@@ -50,6 +50,8 @@ class VildConfig:
         anchor_scale: side of a square anchor in cells; `anchor_ratios` are width / height.
         canonical_size: a region of this side, in pixels, is read from level 4.
         roi, mask_roi: cells per side of what is read for a region; masks have twice `mask_roi`.
+        views: the region heads also read the backbone's last map, of the picture at these scales (1
+            comes first); where that is a CLIP's, its own projection is their start.
         ensemble: a second head learns from the teacher alone (the paper's ViLD-ensemble).
         temperature: cosines are multiplied by this before a softmax.
         teacher: name in the catalogue of the CLIP whose space the embeddings share.
@@ -75,6 +77,7 @@ class VildConfig:
     head_convs: int = 4
     fc: int = 1024
     embedding: int = 512
+    views: tuple[float, ...] = ()
     ensemble: bool = False
     mask: bool = True
     mask_roi: int = 14
@@ -129,17 +132,18 @@ class VildConfig:
             anchor_scale=4,
             proposals=ProposalConfig(pre_nms=500, pre_nms_training=500, nms=0.7, post_nms=300),
             canonical_size=112,
-            head_convs=2,
-            fc=128,
+            head_convs=1,
+            fc=256,
             embedding=256,
+            views=(1.0, 1.5, 0.67, 0.44, 0.3),
             ensemble=True,
             mask_convs=2,
             mask_channels=32,
             temperature=50.0,  # about clip-mini's own
             teacher="clip-mini",
             resize="antialiased",
-            min_size=192,
-            max_size=384,
+            min_size=256,
+            max_size=512,
             size_multiple=64,
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),

@@ -122,7 +122,7 @@ class VildOnDetectron(Vild):
             setattr(self, name, getattr(vild, name))
         self.detectron = source.model
         self._source = source
-        self._own = len(vild.config.strides)
+        self._own = len(vild.config.strides) + len(vild.config.views)
 
     def encode_image(self, pixels: Tensor) -> list[Tensor]:
         mean, std = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,8 +27,37 @@ class Regions:
     deltas: Tensor
 
 
+SHORTCUT = 3  # cells per side of what a shortcut reads
+SHORTCUT_SIDE = (
+    72.0  # pixels of the view: of about this size clip-mini's last map names things best
+)
+
+
+class Shortcut(nn.Module):
+    """A region of the backbone's last map, its cells weighed and projected: (N, C, 3, 3) -> (N, D).
+
+    With the mean for weights and a CLIP's own projection, this is how a frozen CLIP names regions
+    (as in F-VLM, Kuo et al. 2023). The narrow pyramid loses that: of 256 directions its 64 channels
+    carry those that differ most, by which clip-mini names 23% of true boxes instead of 36%. And the
+    map knows things of the size it was trained on only: 48% of those of 56 to 72 pixels, none
+    beyond 128. A region is therefore read in the view of the picture in which it is nearest to
+    that size.
+    """
+
+    def __init__(self, config: VildConfig) -> None:
+        super().__init__()
+        channels = config.backbone.channels[-1]
+        self.weight = nn.Parameter(torch.full((channels, SHORTCUT, SHORTCUT), 1 / SHORTCUT**2))
+        self.project = nn.Linear(channels, config.embedding, bias=False)
+        nn.init.xavier_uniform_(self.project.weight)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        return cast(Tensor, self.project((cells * self.weight).sum((2, 3))))
+
+
 class RegionHead(nn.Module):
-    """Region features -> a unit vector; (N, C, roi, roi) -> (N, D)."""
+    """Region features -> a unit vector; (N, C, roi, roi) and, for a shortcut, cells (N, C', 3, 3) of
+    the backbone's last map -> (N, D)."""
 
     def __init__(self, config: VildConfig) -> None:
         super().__init__()
@@ -39,6 +69,7 @@ class RegionHead(nn.Module):
         )
         self.fc_norms = nn.ModuleList(norm1d(config, config.fc) for _ in self.fcs)
         self.project = linear(config.fc, config.embedding)
+        self.shortcut = Shortcut(config) if config.views else None
 
     def hidden(self, features: Tensor) -> Tensor:
         """(N, C, roi, roi) -> (N, fc), before the projection."""
@@ -49,12 +80,15 @@ class RegionHead(nn.Module):
             rows = F.relu(norm(layer(rows)))
         return rows
 
-    def embed(self, hidden: Tensor) -> Tensor:
-        """(N, fc) -> (N, D), unit length."""
-        return F.normalize(self.project(hidden), dim=-1)
+    def embed(self, hidden: Tensor, cells: Tensor | None = None) -> Tensor:
+        """(N, fc), before the projection, and cells -> (N, D), unit length."""
+        vectors = self.project(hidden)
+        if self.shortcut is not None:
+            vectors = vectors + self.shortcut(cells)
+        return F.normalize(vectors, dim=-1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.embed(self.hidden(features))
+    def forward(self, features: Tensor, cells: Tensor | None = None) -> Tensor:
+        return self.embed(self.hidden(features), cells)
 
 
 class BoxHead(RegionHead):
@@ -64,10 +98,10 @@ class BoxHead(RegionHead):
         super().__init__(config)
         self.box = linear(config.fc, 4, std=0.001)
 
-    def regions(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, roi, roi) -> unit vectors (N, D) and deltas (N, 4)."""
+    def regions(self, features: Tensor, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(N, C, roi, roi) and cells -> unit vectors (N, D) and deltas (N, 4)."""
         hidden = self.hidden(features)
-        return self.embed(hidden), self.box(hidden)
+        return self.embed(hidden, cells), self.box(hidden)
 
 
 class MaskHead(nn.Module):

@@ -297,19 +297,14 @@ def _region_losses(
     found = [sample.boxes for sample in samples]
     lessons = [lesson.real for lesson in lessons or ()]
     taught = torch.cat([lesson.embeddings for lesson in lessons]) if lessons else text[:0]
-    count = sum(len(rows) for rows in found)
     if lessons and vild.image_head is None:
         # One pass of the one head, whose batch statistics then cover both kinds of regions, as
         # they do in the reference.
-        features = torch.cat(
-            [
-                vild.region_features(levels, found),
-                vild.region_features(levels, [lesson.boxes for lesson in lessons]),
-            ]
-        )
-        embeddings, deltas = vild.head.regions(features)
-        imitations = embeddings[count:]
-        embeddings, deltas = embeddings[:count], deltas[:count]
+        both = [torch.cat([rows, lesson.boxes]) for rows, lesson in zip(found, lessons)]
+        regions = vild.regions(levels, both)
+        named = torch.cat([torch.arange(len(b)) < len(rows) for b, rows in zip(both, found)])
+        imitations = regions.embeddings[~named]
+        embeddings, deltas = regions.embeddings[named], regions.deltas[named]
     else:
         regions = vild.regions(levels, found, imitate=False)
         embeddings, deltas = regions.embeddings, regions.deltas

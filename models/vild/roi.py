@@ -8,7 +8,7 @@ even where a degenerate box makes that zero or negative. `grid_sample` does that
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -46,21 +46,51 @@ def region_features(
     Returns:
         (sum of K, C, size, size), the pictures' regions one after another.
     """
-    counts = [len(rows) for rows in boxes]
-    everything = torch.cat(list(boxes)).to(levels[0].device).float()
-    picture = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     last = min_level + len(levels) - 1
-    level = region_levels(everything, canonical_size, min_level, last).cpu()
+
+    def choose(everything: Tensor) -> Tensor:
+        return region_levels(everything, canonical_size, min_level, last) - min_level
+
+    factors = [2.0 ** -(min_level + index) for index in range(len(levels))]
+    return read_regions(levels, factors, boxes, size, choose)
+
+
+def nearest_scale(boxes: Tensor, scales: Sequence[float], side: float) -> Tensor:
+    """At which of the scales a box (N, 4) is nearest to `side` pixels, by ratio: (N,) indices."""
+    width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+    own = (width * height).clamp(min=SMALLEST).sqrt()
+    off = (own[:, None] * own.new_tensor(scales) / side).log().abs()  # (N, S)
+    return off.argmin(dim=1)
+
+
+def read_regions(
+    maps: Sequence[Tensor],
+    factors: Sequence[float],
+    boxes: Sequence[Tensor] | Tensor,
+    size: int,
+    choose: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """`region_features`, with any maps.
+
+    Args:
+        maps: (N, C, h, w) each.
+        factors: cells of each map per pixel of the boxes.
+        choose: from which map each of all boxes (M, 4) is read: (M,) indices.
+    """
+    counts = [len(rows) for rows in boxes]
+    everything = torch.cat(list(boxes)).to(maps[0].device).float()
+    picture = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    chosen = choose(everything).cpu()
     rows, parts = [], []
-    for index, features in enumerate(levels):
-        grid = _sampling_grid(everything / 2 ** (min_level + index), size, features)
+    for index, (features, factor) in enumerate(zip(maps, factors, strict=True)):
+        grid = _sampling_grid(everything * factor, size, features)
         for number, single in enumerate(features):
-            mine = ((level == min_level + index) & (picture == number)).nonzero()[:, 0]
+            mine = ((chosen == index) & (picture == number)).nonzero()[:, 0]
             if len(mine):
                 rows.append(mine)
                 parts.append(_sample(single, grid[mine.to(grid.device)]))
     if not rows:
-        return levels[0].new_zeros(0, levels[0].shape[1], size, size)
+        return maps[0].new_zeros(0, maps[0].shape[1], size, size)
     order = torch.cat(rows).argsort().to(everything.device)
     return torch.cat(parts)[order]
 

@@ -74,7 +74,7 @@ class Rpn(nn.Module):
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, levels: Sequence[Tensor]) -> RpnOutput:
-        """Levels (N, C, h, w), the finest first."""
+        """Levels (N, C, h, w), the finest first; what else follows them is not read."""
         objectness, deltas = [], []
         for features, norms in zip(levels, self.norms):
             for convolution, norm in zip(self.convs, norms):  # type: ignore[call-overload]
@@ -85,7 +85,7 @@ class Rpn(nn.Module):
             torch.cat(objectness, dim=1),
             torch.cat(deltas, dim=1),
             tuple(level.shape[1] for level in objectness),
-            tuple((level.shape[2], level.shape[3]) for level in levels),
+            tuple((level.shape[2], level.shape[3]) for level in levels[: len(self.norms)]),
         )
 
 

@@ -10,15 +10,17 @@ logits = vild.classifier(regions.embeddings, text)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
 
+from models.clip.frozen import scaled
 from models.vild.backbone import make_backbone
 from models.vild.config import VildConfig
 from models.vild.fpn import Fpn
-from models.vild.head import BoxHead, MaskHead, RegionHead, Regions
-from models.vild.roi import region_features
+from models.vild.head import SHORTCUT, SHORTCUT_SIDE, BoxHead, MaskHead, RegionHead, Regions
+from models.vild.roi import nearest_scale, read_regions, region_features
 from models.vild.rpn import Proposals, Rpn, RpnOutput, anchor_boxes, select_proposals
 from models.vild.text import TextClassifier
 
@@ -45,12 +47,20 @@ class Vild(nn.Module):
         self.classifier = TextClassifier(config)
 
     def pyramid(self, stages: Sequence[Tensor]) -> list[Tensor]:
-        """Maps of the backbone (N, C, h, w), the finest first -> levels (N, channels, h, w)."""
-        return cast("list[Tensor]", self.fpn(stages))
+        """What `stages` gives -> levels (N, channels, h, w), the finest first, and behind them, for
+        shortcuts, the backbone's last map of every view as it is."""
+        own = len(self.config.backbone.channels)
+        levels = cast("list[Tensor]", self.fpn(stages[:own]))
+        return [*levels, *stages[own - 1 :]] if self.config.views else levels
 
     def encode_image(self, pixels: Tensor) -> list[Tensor]:
         """Prepared pictures (N, 3, H, W), sides multiples of the coarsest stride -> levels."""
-        return self.pyramid(self.backbone(pixels))
+        return self.pyramid(self.stages(pixels))
+
+    def stages(self, pixels: Tensor) -> list[Tensor]:
+        """Maps of the backbone (N, C, h, w), the finest first, then the last one of further views."""
+        further = [self.backbone(scaled(pixels, scale))[-1] for scale in self.config.views[1:]]
+        return [*self.backbone(pixels), *further]
 
     def anchors(self, output: RpnOutput) -> Tensor:
         """(M, 4) float32 xyxy in pixels of the network's input, in the order of `RpnOutput`."""
@@ -74,18 +84,18 @@ class Vild(nn.Module):
         `imitate=False` leaves out an ensemble's second head, as training does for the regions
         that have a name.
         """
-        features = self.region_features(levels, boxes)
-        embeddings, deltas = self.head.regions(features)
+        features, cells = self.region_features(levels, boxes), self.cells(levels, boxes)
+        embeddings, deltas = self.head.regions(features, cells)
         image = None
         if imitate and self.image_head is not None:
-            image = self.image_head(features)
+            image = self.image_head(features, cells)
         return Regions(embeddings, image, deltas)
 
     def imitations(self, levels: Sequence[Tensor], boxes: Boxes) -> Tensor:
         """Unit vectors (N, D) that ViLD-image pulls towards the teacher's: of the second head in
         an ensemble, else of the one that names are compared with."""
         head = self.head if self.image_head is None else self.image_head
-        return cast(Tensor, head(self.region_features(levels, boxes)))
+        return cast(Tensor, head(self.region_features(levels, boxes), self.cells(levels, boxes)))
 
     def masks(self, levels: Sequence[Tensor], boxes: Boxes) -> Tensor:
         """Logits (N, 28, 28) of what inside each box belongs to its object.
@@ -98,12 +108,22 @@ class Vild(nn.Module):
         features = self.region_features(levels, boxes, self.config.mask_roi)
         return cast(Tensor, self.mask_head(features))
 
+    def cells(self, levels: Sequence[Tensor], boxes: Boxes) -> Tensor | None:
+        """(N, C', 3, 3) of the backbone's last map, where the heads have shortcuts."""
+        if not self.config.views:
+            return None
+        views = levels[len(self.config.strides) :]
+        stride = 2 ** (self.config.min_level + len(self.config.backbone.channels) - 1)
+        choose = partial(nearest_scale, scales=self.config.views, side=SHORTCUT_SIDE)
+        factors = [scale / stride for scale in self.config.views]
+        return read_regions(views, factors, boxes, SHORTCUT, choose)
+
     def region_features(
         self, levels: Sequence[Tensor], boxes: Boxes, size: int | None = None
     ) -> Tensor:
         """(N, channels, size, size); `size` is that of the region heads unless given."""
         return region_features(
-            levels,
+            levels[: len(self.config.strides)],
             boxes,
             size or self.config.roi,
             self.config.min_level,

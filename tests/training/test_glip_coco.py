@@ -263,7 +263,7 @@ def parts(glip_model: Glip) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("part", "moves"),
-    [("full", ("fpn.", "resizer.", "head.")), ("head", ("head.",)), ("prompt", ("language.offset",))],
+    [("full", ("fpn.", "resizer.", "head.", "shortcut.")), ("head", ("head.",)), ("prompt", ("language.offset",))],
 )  # fmt: skip
 def test_a_tiny_run_learns_its_part_only_and_is_read_back(
     folder: Path, base: Path, part: glip_coco.Part, moves: tuple[str, ...]

@@ -10,10 +10,13 @@ from unittest import mock
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from models.catalog import ASSETS
 from models.clip.encoder import ClipEncoder, load_mini
 from models.vild.checkpoints import check_teacher, load_vild, read_base_names
+from models.vild.head import SHORTCUT
 from models.vild.losses import Losses
 from tests.detection_support import few_known_concepts
 from training import detection_shards, vild
@@ -23,7 +26,7 @@ from training.world.detection import is_novel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIZE, PICTURES = 96, 24
+SIZE, PICTURES, STEPS = 96, 24, 120
 SMOKE = replace(VildTraining.smoke(), size=SIZE)
 
 
@@ -46,29 +49,54 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished small training of the ensemble, and its steps."""
+    """A finished small training of the ensemble, its steps, and how well it named novel objects of
+    pictures that are not in it, before and after."""
 
     text: Trainer
     lessons: Lessons
     trainer: Trainer
     losses: list[Losses]
+    before: float
+    after: float
 
 
 @pytest.fixture(scope="module")
 def run(one_thread: None, small_world: None, clip: ClipEncoder, cache: Path) -> Run:
-    """The order of `python -m training.vild`: boxes first, whose proposals the teacher looks at."""
+    """The order of `python -m training.vild`: boxes first, whose proposals the teacher looks at.
+
+    The ensemble starts from random weights, or it would know names before it was taught any.
+    """
     plan = replace(SMOKE, image_weight=0.0, steps=8)
     text = Trainer(plan, clip, cache / "text", None, cache)
     for _ in text.train():
         pass
     lessons = Lessons(text.averaged(), clip, "text", cache)
-    plan = replace(SMOKE, ensemble=True, steps=40, rate=3e-3)
-    trainer = Trainer(plan, clip, cache / "ensemble", lessons, cache)
-    return Run(text, lessons, trainer, list(trainer.train()))
+    plan = replace(SMOKE, ensemble=True, steps=STEPS, rate=3e-3)
+    with mock.patch.object(vild, "start_at_clip"):
+        trainer = Trainer(plan, clip, cache / "ensemble", lessons, cache)
+    before = novel_named(trainer, clip)
+    losses = list(trainer.train())
+    return Run(text, lessons, trainer, losses, before, novel_named(trainer, clip))
 
 
 def novel_places(names: Names) -> list[int]:
     return [place for place, concept in enumerate(names.concepts) if is_novel(concept)]
+
+
+@torch.no_grad()
+def novel_named(trainer: Trainer, clip: ClipEncoder) -> float:
+    """Which share of the novel objects of an unseen shard, in their true boxes, the imitation gives
+    its own name among all novel ones."""
+    scenes, _ = trainer.shard(1)
+    novel = torch.tensor(novel_places(trainer.names))
+    text = clip.encode_text([trainer.names.concepts[place].name for place in novel])
+    network = trainer.averaged().eval()
+    levels = network.pyramid([stage.float() for stage in scenes.stages])
+    found = network.imitations(levels, scenes.boxes)
+    concept = torch.cat(scenes.concept)
+    asked = torch.isin(concept, novel)
+    named = novel[(found[asked] @ text.T).argmax(1)]
+    return float((named == concept[asked]).float().mean())
 
 
 # ------------------------------------------------------------------------------------ distillation
@@ -76,8 +104,35 @@ def novel_places(names: Names) -> list[int]:
 
 def test_the_imitation_comes_nearer_to_the_teacher(run: Run) -> None:
     distance = [float(losses.image.detach()) for losses in run.losses]
-    assert len(distance) == 40
+    assert len(distance) == STEPS
     assert sum(distance[-5:]) < 0.8 * sum(distance[:5])
+
+
+def test_novel_objects_are_named_above_chance_afterwards(run: Run) -> None:
+    """Although no box and no name of theirs was in the training."""
+    chance = 1 / len(novel_places(run.trainer.names))
+    assert run.after > 2 * chance
+    assert run.after > run.before
+
+
+@pytest.mark.parametrize(("side", "view"), [(72, 1.0), (48, 1.5), (24, 1.5)])
+def test_a_training_starts_where_clip_names_regions_by_its_own_projection(
+    clip: ClipEncoder, cache: Path, small_world: None, side: int, view: float
+) -> None:
+    """In the view in which the region is nearest to 72 pixels."""
+    trainer = Trainer(replace(SMOKE, ensemble=True), clip, cache / "start", None, cache)
+    scenes, _ = trainer.shard(0)
+    network = trainer.vild.eval()
+    boxes = torch.tensor([[8.0, 10, 8 + side, 10 + side]])
+    stages = [stage[:1].float() for stage in scenes.stages]
+    with torch.no_grad():
+        regions = network.regions(network.pyramid(stages), [boxes])
+        projection = clip.model.state_dict()["visual.head.proj.weight"]
+        last = stages[2 + network.config.views.index(view)]
+        cells = roi_align(last, [boxes * view], SHORTCUT, 1 / 32, sampling_ratio=1).mean((2, 3))
+        expected = F.normalize(cells @ projection.T, dim=1)
+    torch.testing.assert_close(regions.embeddings, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(regions.image_embeddings, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("term", ["objectness", "words", "masks"])
@@ -111,7 +166,7 @@ def test_lessons_are_the_teachers_words_of_proposals_made_once(
     monkeypatch.undo()
     asked = lessons[3].real
     again = vild.crop_embeddings(run.lessons.clip, scenes.pictures[3].float() / 255, asked.boxes)
-    torch.testing.assert_close(asked.embeddings, again, atol=2e-3, rtol=0)
+    torch.testing.assert_close(asked.embeddings, again, atol=1e-2, rtol=0)  # bfloat16
 
 
 # ------------------------------------------------------------------------------------------- names
@@ -149,7 +204,8 @@ def test_rows_are_the_papers() -> None:
     assert (ROWS["image"].words_weight, ROWS["image"].image_weight) == (0.0, 0.5)
     assert [name for name, plan in ROWS.items() if plan.ensemble] == ["ensemble"]
     assert [name for name, plan in ROWS.items() if plan.supervised] == ["supervised"]
-    assert len({(plan.steps, plan.batch, plan.seed) for plan in ROWS.values()}) == 1
+    compared = {(plan.batch, plan.seed, plan.ensemble or plan.steps) for plan in ROWS.values()}
+    assert len(compared) == 2  # the ensemble, which is what is shipped, is trained longer
 
 
 # ------------------------------------------------------------------------------------ runs, resuming
@@ -161,7 +217,7 @@ def test_a_run_resumes_where_it_stopped_and_leaves_a_detector(
     run.trainer.save()
     again = Trainer(run.trainer.plan, clip, cache / "ensemble", run.lessons, cache)
     assert again.resume()
-    assert again.step == 40
+    assert again.step == STEPS
     for key, value in run.trainer.vild.state_dict().items():
         assert torch.equal(again.vild.state_dict()[key], value)
     assert list(again.train()) == []  # the plan is done

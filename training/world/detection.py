@@ -53,7 +53,7 @@ class DetectionWorld:
     def __init__(
         self,
         families: tuple[Family, ...] = TRAINED,
-        size: int = 192,
+        size: int = 256,
         device: torch.device | None = None,
     ) -> None:
         self.concepts, self.size = load(), size

@@ -93,7 +93,7 @@ class GroundingWorld:
         self,
         held_out: bool | None = False,
         families: tuple[Family, ...] = TRAINED,
-        size: int = 192,
+        size: int = 256,
         device: torch.device | None = None,
     ) -> None:
         self.concepts = load()

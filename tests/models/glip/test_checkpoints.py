@@ -392,7 +392,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, T
     """A file as the training writes it, with random weights."""
     torch.manual_seed(1)
     glip = Glip(GlipConfig.mini())
-    parts = ("fpn.", "resizer.", "head.")
+    parts = ("fpn.", "resizer.", "head.", "shortcut.")
     trained = {
         k: t.half().contiguous() for k, t in glip.state_dict().items() if k.startswith(parts)
     }

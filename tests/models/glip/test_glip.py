@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.models.swin_transformer import SwinTransformer
 
 from models.glip import Glip, GlipConfig
 from models.glip.config import SwinConfig
-from models.glip.head import anchor_boxes, flatten_levels, split_levels
+from models.glip.head import Shortcut, anchor_boxes, flatten_levels, split_levels
 from models.glip.names import is_ignored, official_names
 from models.glip.swin import Swin
 from tests.glip_support import seeded_glip, small_config
@@ -85,7 +86,9 @@ def test_official_presets_have_the_papers_sizes(
 )
 def test_mini_presets_run_and_are_small(preset: Callable[[], GlipConfig], words: int) -> None:
     glip = Glip(preset()).eval()
-    own = [p for part in (glip.fpn, glip.resizer, glip.head) for p in part.parameters()]
+    own = [
+        p for part in (glip.fpn, glip.resizer, glip.head, glip.shortcut) for p in part.parameters()
+    ]
     assert sum(p.numel() for p in own) * 2 < 8e6  # bytes of the file in half precision
     with torch.no_grad():
         levels = glip.encode_image(torch.zeros(1, 3, 192, 224))
@@ -96,6 +99,10 @@ def test_mini_presets_run_and_are_small(preset: Callable[[], GlipConfig], words:
         (64, 6, 7),
         (64, 3, 4),
         (64, 2, 2),
+        (256, 6, 7),  # C5 of every view as it is
+        (256, 9, 11),
+        (256, 3, 4),
+        (256, 2, 2),
     ]
     assert output.logits.shape == (1, len(glip.anchors(output.level_shapes)), words)
 
@@ -204,6 +211,64 @@ def test_logits_are_the_papers_dot_products(variant_a: Glip) -> None:
         assert float(output.logits[0, cell, 3]) == pytest.approx(float(logit), abs=1e-10)
 
 
+@torch.no_grad()
+def test_a_shortcut_is_the_cosine_of_each_cell_of_a_view_with_each_words_phrase() -> None:
+    torch.manual_seed(0)
+    shortcut = Shortcut(5, 7, 3, views=(1.0, 0.5), anchor_scale=4).double()
+    assert shortcut.views == [0, 0, 1, 1, 1]  # anchors of 32 to 512 pixels
+    maps = [torch.randn(2, 5, 2, 3).double(), torch.randn(2, 5, 1, 2).double()]
+    text = torch.randn(2, 4, 7).double()
+    shortcut.scale.fill_(3.0)
+    found = shortcut(maps, text, [(4, 6), (2, 3), (1, 2)])
+    assert found.shape == (2, 24 + 6 + 2, 4)
+    for place, view, n, y, x, t in (
+        (24, 0, 0, 0, 0, 0),
+        (29, 0, 1, 1, 2, 3),
+        (31, 1, 1, 0, 1, 2),
+    ):
+        cell = shortcut.cell.weight[:, :, 0, 0] @ maps[view][n, :, y, x]
+        cosine = F.cosine_similarity(cell, shortcut.phrase(text[n, t]), dim=0)
+        assert float(found[n, place, t]) == pytest.approx(3 * float(cosine), abs=1e-12)
+
+
+@torch.no_grad()
+def test_a_shortcut_stands_beside_the_head() -> None:
+    torch.manual_seed(0)
+    glip = Glip(GlipConfig.mini()).eval()
+    levels = glip.encode_image(torch.randn(1, 3, 96, 64))
+    text, mask, phrases = torch.randn(1, 5, 384), torch.ones(1, 5), torch.randn(1, 5, 384)
+    phrases[0, 2] = 0  # a word of no phrase
+    without = glip.predict(levels, text, mask)
+    with_it = glip.predict(levels, text, mask, phrases=phrases)
+    beside = glip.shortcut(levels[5:], phrases, with_it.level_shapes)
+    torch.testing.assert_close(with_it.logits, without.logits + beside)
+    assert beside.abs().max() > 0.1
+    assert not beside[..., 2].any()
+    torch.testing.assert_close(with_it.box_regression, without.box_regression)
+
+
+@torch.no_grad()
+def test_a_phrase_is_read_on_its_own() -> None:
+    """[CLS], its tokens and [SEP], whatever stands around it; the mean of their states."""
+    torch.manual_seed(0)
+    glip = Glip(GlipConfig.mini()).eval()
+    ids = torch.tensor([101, 2312, 4937, 1012, 3899, 102])
+    phrases = torch.tensor([[0, 0.5, 0.5, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]])
+    (found,) = glip.encode_phrases(ids, phrases)
+    alone = torch.tensor([[101, 2312, 4937, 102]])
+    expected = glip.encode_text(alone, torch.ones(1, 4))[0].mean(0)
+    torch.testing.assert_close(found[1], expected, rtol=0, atol=1e-5)
+    assert torch.equal(found[1], found[2])
+    expected = glip.encode_text(torch.tensor([[101, 3899, 102]]), torch.ones(1, 3))[0].mean(0)
+    torch.testing.assert_close(found[4], expected, rtol=0, atol=1e-5)
+    assert not found[[0, 3, 5]].any()
+    assert not glip.encode_phrases(ids, phrases[:0]).any()
+
+
+def test_without_a_shortcut_no_phrase_is_read(glip: Glip) -> None:
+    assert glip.encode_phrases(torch.tensor([101, 3899, 102]), torch.ones(1, 3)) is None
+
+
 def test_levels_flatten_row_by_row_and_back() -> None:
     levels = [torch.arange(float(h * w)).view(1, 1, h, w) + 100 * h for h, w in ((2, 3), (1, 2))]
     cells = flatten_levels(levels)
@@ -237,7 +302,9 @@ def test_gradients_reach_everything_but_the_frozen_tower(
     glip = Glip(preset()).train()
     assert not any(module.training for module in glip.backbone.modules())
     ids, mask = prompts()
-    output = glip(torch.randn(2, 3, 64, 64), ids, mask)
+    text = glip.encode_text(ids, mask)
+    levels = glip.encode_image(torch.randn(2, 3, 64, 64))
+    output = glip.predict(levels, text, mask, phrases=text)
     loss = output.logits.mean() + output.box_regression.mean() + output.centerness.mean()
     loss.backward()
     without = {name for name, p in glip.named_parameters() if p.grad is None}
@@ -257,7 +324,9 @@ def test_training_starts_at_the_focal_prior() -> None:
     glip = Glip(GlipConfig.mini())
     with torch.no_grad():
         levels = glip.encode_image(torch.randn(1, 3, 96, 96))
-        output = glip.predict(levels, torch.randn(1, 8, 384), torch.ones(1, 8))
+        output = glip.predict(
+            levels, torch.randn(1, 8, 384), torch.ones(1, 8), phrases=torch.randn(1, 8, 384)
+        )
     assert 0.003 < float(output.logits.sigmoid().mean()) < 0.03
     assert float(output.box_regression.abs().mean()) < 0.5
 

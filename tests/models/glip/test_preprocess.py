@@ -53,18 +53,18 @@ def test_pixels_are_the_references(golden: Golden) -> None:
 
 def test_mini_reads_rgb_between_minus_one_and_one() -> None:
     seen = prepare(Image.new("RGB", (100, 100), (255, 0, 51)), GlipConfig.mini())
-    assert seen.pixels.shape == (1, 3, 192, 192)
+    assert seen.pixels.shape == (1, 3, 256, 256)
     torch.testing.assert_close(seen.pixels[0, :, 7, 9], torch.tensor([1.0, -1.0, -0.6]))
 
 
 def test_padding_is_zero_after_normalising() -> None:
     seen = prepare(Image.new("RGB", (100, 60), "red"), GlipConfig.mini())
-    assert seen.size == (320, 192)
+    assert seen.size == (426, 256)
     seen = prepare(Image.new("RGB", (100, 70), "red"), GlipConfig.mini())
-    assert seen.size == (274, 192)
-    assert seen.pixels.shape == (1, 3, 192, 288)
-    assert not seen.pixels[..., 274:].any()
-    assert seen.pixels[..., :274].all()
+    assert seen.size == (366, 256)
+    assert seen.pixels.shape == (1, 3, 256, 384)
+    assert not seen.pixels[..., 366:].any()
+    assert seen.pixels[..., :366].all()
 
 
 def test_a_smaller_input_may_be_asked_for() -> None:
@@ -89,5 +89,5 @@ def test_a_picture_too_small_or_narrow_gets_a_sentence(size: tuple[int, int]) ->
 @pytest.mark.parametrize("size", [(8, 8), (8, 400), (4000, 80)])
 def test_the_last_pictures_that_are_read(size: tuple[int, int]) -> None:
     pixels = prepare(Image.new("RGB", size), GlipConfig.mini()).pixels
-    assert max(pixels.shape[2:]) <= 416  # 8 x 400: the short side is rounded up from 7.68
+    assert max(pixels.shape[2:]) <= 544  # 8 x 400: the short side is rounded up from 10.24
     assert all(side % 32 == 0 for side in pixels.shape[2:])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from models.vild.roi import region_features, region_levels
+from models.vild.roi import nearest_scale, read_regions, region_features, region_levels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -135,3 +135,38 @@ def test_gradients_reach_the_pyramid() -> None:
     weights = [0 if level.grad is None else float(level.grad.sum()) for level in levels]
     # One bilinear sample a cell: its weights sum to one, over 3 channels and 49 cells.
     assert weights == pytest.approx([3 * 49, 3 * 49, 0])
+
+
+# ------------------------------------------------------------------------------------------ views
+
+
+@pytest.mark.parametrize(
+    ("side", "scale"),
+    [(72, 1.0), (100, 1.0), (104, 0.5), (144, 0.5), (1e4, 0.5), (52, 1.0), (36, 2.0), (0, 2.0)],
+)
+def test_a_region_is_read_where_it_is_nearest_to_a_side(side: float, scale: float) -> None:
+    scales = (1.0, 2.0, 0.5)
+    (chosen,) = nearest_scale(torch.tensor([[5.0, 5, 5 + side, 5 + side]]), scales, 72)
+    assert scales[chosen] == scale
+
+
+def test_regions_of_views_against_cells_by_hand() -> None:
+    """Cells of 4 pixels, in views at scales 1, 2 and 0.5 of a picture of 80 x 64."""
+    generator = torch.Generator().manual_seed(2)
+    scales = (1.0, 2.0, 0.5)
+    shapes = [(16, 20), (32, 40), (8, 10)]
+    maps = [torch.randn(2, 3, *s, generator=generator, dtype=torch.float64) for s in shapes]
+    boxes = [[[3, 2, 13, 12], [0, 0, 80, 64]], [[10, 20, 30, 44], [40, 0, 45, 5], [1, 1, 1, 1]]]
+
+    def choose(every: Tensor) -> Tensor:
+        return nearest_scale(every, scales, 20)
+
+    given = [torch.tensor(some, dtype=torch.float64) for some in boxes]
+    found = read_regions(maps, [scale / 4 for scale in scales], given, 3, choose)
+    views = [[1, 2], [0, 1, 1]]
+    expected = [
+        slow_features(maps[view][n], [scales[view] * edge for edge in box], 4, 3)
+        for n, some in enumerate(boxes)
+        for box, view in zip(some, views[n])
+    ]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-5)
