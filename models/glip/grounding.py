@@ -78,7 +78,7 @@ class GroundingThresholds:
 
 OFFICIAL = GroundingThresholds(box=0.5)  # the reference's demo
 DEFAULTS: Mapping[str, GroundingThresholds] = MappingProxyType(
-    {"glip-mini": GroundingThresholds(box=0.67)}
+    {"glip-mini": GroundingThresholds(box=0.68)}
 )
 
 

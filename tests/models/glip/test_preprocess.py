@@ -61,10 +61,10 @@ def test_padding_is_zero_after_normalising() -> None:
     seen = prepare(Image.new("RGB", (100, 60), "red"), GlipConfig.mini())
     assert seen.size == (426, 256)
     seen = prepare(Image.new("RGB", (100, 70), "red"), GlipConfig.mini())
-    assert seen.size == (366, 256)
+    assert seen.size == (365, 256)
     assert seen.pixels.shape == (1, 3, 256, 384)
-    assert not seen.pixels[..., 366:].any()
-    assert seen.pixels[..., :366].all()
+    assert not seen.pixels[..., 365:].any()
+    assert seen.pixels[..., :365].all()
 
 
 def test_a_smaller_input_may_be_asked_for() -> None:

@@ -211,10 +211,10 @@ def test_weights_make_the_papers_variants() -> None:
 
 
 def a_batch() -> tuple[list[Tensor], list[Target], Tensor, list[Lesson]]:
-    """C3, C4, C5 of two pictures of 64 x 64, the second without objects."""
+    """C3, C4, C5, and C5 of the views, of two pictures of 64 x 64, the second without objects."""
     stages = [
         torch.randn(2, channels, side, side, generator=seeded(side))
-        for channels, side in ((64, 8), (128, 4), (256, 2))
+        for channels, side in ((64, 8), (128, 4), *((256, side) for side in (2, 3, 2, 1, 1)))
     ]
     masks = torch.zeros(2, 64, 64, dtype=torch.bool)
     masks[:, 10:40, 8:40] = True
