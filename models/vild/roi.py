@@ -83,12 +83,12 @@ def read_regions(
     chosen = choose(everything).cpu()
     rows, parts = [], []
     for index, (features, factor) in enumerate(zip(maps, factors, strict=True)):
-        grid = _sampling_grid(everything * factor, size, features)
         for number, single in enumerate(features):
             mine = ((chosen == index) & (picture == number)).nonzero()[:, 0]
             if len(mine):
                 rows.append(mine)
-                parts.append(_sample(single, grid[mine.to(grid.device)]))
+                own = everything[mine.to(everything.device)] * factor
+                parts.append(_sample(single, _sampling_grid(own, size, single)))
     if not rows:
         return maps[0].new_zeros(0, maps[0].shape[1], size, size)
     order = torch.cat(rows).argsort().to(everything.device)
