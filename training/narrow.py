@@ -1,7 +1,7 @@
 """Store an embedded model at a byte a weight: `python -m training.narrow clip-mini-critic`.
 
-Rewrites what is in half precision in `assets/weights/<name>/model.safetensors`, and tells how far the weights move and, of a CLIP,
-the features; its SHA-256 belongs in `models/catalog.py`.
+Rewrites what is in half precision in `assets/weights/<name>/model.safetensors` and tells how far the
+weights move and, of a CLIP, the features; its SHA-256 belongs in `models/catalog.py`.
 """
 
 import argparse

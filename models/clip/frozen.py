@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 import models.clip.tower  # noqa: F401  (registers the architecture with timm)
 from models.weights import read_safetensors
 
+NAMED_SIDE = 72.0  # pixels: things of about this size clip-mini's last map names best
 THEIRS, OURS = "visual.trunk.", "backbone.trunk."  # names in clip-mini's file, in a detector's
 
 
@@ -42,6 +44,15 @@ def scaled(pixels: Tensor, scale: float) -> Tensor:
     """Pictures (N, 3, H, W) at another scale, sides rounded to whole pixels."""
     size = [round(side * scale) for side in pixels.shape[-2:]]
     return F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def stages_of(
+    backbone: Callable[[Tensor], list[Tensor]], pixels: Tensor, views: Sequence[float]
+) -> list[Tensor]:
+    """Maps of a backbone (N, C, h, w), the finest first, then the last one of every view but the
+    first, which is the picture as it is."""
+    further = [backbone(scaled(pixels, scale))[-1] for scale in views[1:]]
+    return [*backbone(pixels), *further]
 
 
 def tower_state(path: Path) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.clip.frozen import FrozenTower, scaled
+from models.clip.frozen import FrozenTower, stages_of
 from models.glip.config import STRIDES, GlipConfig, SwinConfig
 from models.glip.fpn import Fpn
 from models.glip.head import Head, HeadOutput, Shortcut, anchor_boxes
@@ -58,8 +58,7 @@ class Glip(nn.Module):
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
         """C3, C4, C5 of the backbone, then C5 of further views."""
-        further = [self.backbone(scaled(pixels, scale))[-1] for scale in self.config.views[1:]]
-        return [*self.backbone(pixels), *further]
+        return stages_of(self.backbone, pixels, self.config.views)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids (N, T), which are real (N, T) -> the last hidden state (N, T, D)."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.clip.frozen import NAMED_SIDE
 from models.glip.config import STRIDES, GlipConfig
 from models.glip.dyhead import DyConv
 from models.glip.fusion import Fusion
@@ -17,7 +18,6 @@ from models.glip.text import TextLayer
 
 PRIOR = 0.01  # probability that a cell shows a word, before training (Lin et al. 2017, focal loss)
 MAX_LOGIT = 50_000.0
-SHORTCUT_SIDE = 72.0  # pixels of a view: clip-mini names things of about this size best
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Shortcut(nn.Module):
         self, channels: int, text_width: int, width: int, views: Sequence[float], anchor_scale: int
     ) -> None:
         super().__init__()
-        side = anchor_scale / SHORTCUT_SIDE
+        side = anchor_scale / NAMED_SIDE
         self.views = [
             min(range(len(views)), key=lambda i: abs(math.log(stride * side * views[i])))
             for stride in STRIDES

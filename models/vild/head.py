@@ -28,9 +28,6 @@ class Regions:
 
 
 SHORTCUT = 3  # cells per side of what a shortcut reads
-SHORTCUT_SIDE = (
-    72.0  # pixels of the view: of about this size clip-mini's last map names things best
-)
 
 
 class Shortcut(nn.Module):

@@ -15,11 +15,11 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from models.clip.frozen import scaled
+from models.clip.frozen import NAMED_SIDE, stages_of
 from models.vild.backbone import make_backbone
 from models.vild.config import VildConfig
 from models.vild.fpn import Fpn
-from models.vild.head import SHORTCUT, SHORTCUT_SIDE, BoxHead, MaskHead, RegionHead, Regions
+from models.vild.head import SHORTCUT, BoxHead, MaskHead, RegionHead, Regions
 from models.vild.roi import nearest_scale, read_regions, region_features
 from models.vild.rpn import Proposals, Rpn, RpnOutput, anchor_boxes, select_proposals
 from models.vild.text import TextClassifier
@@ -59,8 +59,7 @@ class Vild(nn.Module):
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
         """Maps of the backbone (N, C, h, w), the finest first, then the last one of further views."""
-        further = [self.backbone(scaled(pixels, scale))[-1] for scale in self.config.views[1:]]
-        return [*self.backbone(pixels), *further]
+        return stages_of(self.backbone, pixels, self.config.views)
 
     def anchors(self, output: RpnOutput) -> Tensor:
         """(M, 4) float32 xyxy in pixels of the network's input, in the order of `RpnOutput`."""
@@ -114,7 +113,7 @@ class Vild(nn.Module):
             return None
         views = levels[len(self.config.strides) :]
         stride = 2 ** (self.config.min_level + len(self.config.backbone.channels) - 1)
-        choose = partial(nearest_scale, scales=self.config.views, side=SHORTCUT_SIDE)
+        choose = partial(nearest_scale, scales=self.config.views, side=NAMED_SIDE)
         factors = [scale / stride for scale in self.config.views]
         return read_regions(views, factors, boxes, SHORTCUT, choose)
 
