@@ -41,7 +41,7 @@ from benchmarks.measure import (
     peak,
     print_table,
 )
-from models.catalog import ASSETS, CATALOG, LoadContext
+from models.catalog import ASSETS, CATALOG, TEACHER, LoadContext
 from models.clip.encoder import ClipEncoder, load_mini
 from models.errors import AtelierError
 from models.jobs import run_to_end
@@ -118,7 +118,7 @@ def random_boxes(count: int, side: int) -> Tensor:
 
 @cache  # nobody writes to it
 def clip_mini() -> ClipEncoder:
-    return load_mini(ASSETS / "clip-mini", torch.device("cpu"), torch.float32)
+    return load_mini(ASSETS / TEACHER, torch.device("cpu"), torch.float32)
 
 
 def mini_detector(folder: Path) -> Detector:

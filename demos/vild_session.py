@@ -17,6 +17,7 @@ from PIL import Image
 
 from demos.ui import boxes
 from demos.vild_form import Limits
+from models.catalog import TEACHER
 from models.detection.colours import phrase_colours
 from models.detection.detections import Detections, Rle, decode_mask
 from models.detection.drawing import AUTOMATIC, DrawStyle
@@ -170,7 +171,7 @@ def reason(photo: Image.Image, row: int, templates: str, detector: Detector) -> 
 
 def whole_vocabulary(detector: Detector) -> tuple[str, ...]:
     """Every name that the model or its teacher was made for, the novel ones among them."""
-    lists = _WORLD if detector.model.config.teacher == "clip-mini" else ("lvis",)
+    lists = _WORLD if detector.model.config.teacher == TEACHER else ("lvis",)
     return _united(detector.base_names, lists)
 
 

@@ -39,6 +39,21 @@ CLIP_MINI_FILES = (
     ),
 )
 
+# Taught vild-mini, and both detectors stand on its image tower; `models/clip/frozen.py` says why.
+TEACHER = "clip-mini-teacher"
+TEACHER_FILES = (
+    WeightFile(
+        "model.safetensors",
+        3_004_038,
+        "f0a55b891071cf7d7581787d375aa944e48b1eafcf3e464b9f9c4b9dfb28395c",
+    ),
+    WeightFile(
+        "open_clip_config.json",
+        567,
+        "a27ccba845a91719a33b4640539434f15208f518505feeeca8aa8b1d33a61f81",
+    ),
+)
+
 CRITIC_FILES = (
     WeightFile(
         "model.safetensors",
@@ -97,8 +112,8 @@ GLIP_MINI_FILES = (
 VILD_MINI_FILES = (
     WeightFile(
         "model.safetensors",
-        4_799_352,
-        "3fbfcab69bbf32c0a71d3cdcb8231a8ae790f97d9d0d8781742f17dfd758e030",
+        2_454_792,
+        "0c305eef5cf49914a8567e8473e5b43e50068d09402cfa77a9779dadf545916a",
     ),
 )
 
@@ -121,7 +136,7 @@ class ModelRow:
 
     name: str
     title: str
-    task: str  # "clip", "clipdraw", "styleclip" (an encoder), "stylegan", "inversion", "detection", "vild"
+    task: str  # "clip", "clipdraw", "styleclip" (an encoder), "teacher" (of detectors), "stylegan", "inversion", "detection", "vild"
     family: str  # "mini", "official", "successor" or "own"
     preset: str  # open_clip's architecture, or our config's name
     source: Hub | Embedded | Own
@@ -327,7 +342,7 @@ def _load_vild(row: ModelRow, context: LoadContext) -> Any:
     if path.suffix != ".safetensors" and path.is_file():
         path = _converted(row, context, path, "vild", convert)
     context.report(0.5, f"Loading {row.title}")
-    tower = ASSETS / "clip-mini" / "model.safetensors"
+    tower = ASSETS / TEACHER / "model.safetensors"
     model = load_vild(path, context.device, context.dtype, tower=tower)
     teacher_row = row_of(CATALOG, model.config.teacher)
     teacher = teacher_row.load(teacher_row, context)
@@ -712,6 +727,13 @@ _ROWS = (
         "clipdraw",
         CRITIC_FILES,
         "What CLIP mini knows, trained on adversarial pictures too, so that its gradients draw.",
+    ),
+    _mini(
+        TEACHER,
+        "CLIP mini, the detectors' teacher",
+        "teacher",
+        TEACHER_FILES,
+        "What CLIP mini knew when the detectors learnt from it.",
     ),
     _mini(
         "clip-portraits",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.catalog import ASSETS
+from models.catalog import ASSETS, TEACHER
 from models.clip.encoder import load_mini
 from models.glip.dyhead import DyConv
 from models.glip.glip import Glip
@@ -40,7 +40,7 @@ class Alignment:
 
 def clip_projections() -> tuple[Tensor, Tensor]:
     """clip-mini's, of a cell (256, 256) and of a token (256, 384) into its space."""
-    encoder = load_mini(ASSETS / "clip-mini", torch.device("cpu"), torch.float32)
+    encoder = load_mini(ASSETS / TEACHER, torch.device("cpu"), torch.float32)
     state = encoder.model.state_dict()
     return state["visual.head.proj.weight"], state["text.proj.weight"]
 

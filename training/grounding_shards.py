@@ -19,9 +19,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from models.catalog import ASSETS
+from models.catalog import ASSETS, TEACHER
 from models.clip.encoder import load_mini, minilm_weights
-from models.clip.frozen import scaled
+from models.clip.frozen import FrozenTower, stages_of
 from models.glip.config import GlipConfig
 from models.glip.text import mean_states
 from models.weights import minilm_directory
@@ -71,9 +71,9 @@ class FrozenParts:
         import transformers
 
         device = device or torch.device("cpu")
-        encoder = load_mini(ASSETS / "clip-mini", device, torch.float32)
-        self.encoder, self.device = encoder, device
-        self.tower: Any = encoder.model.visual.trunk
+        self.encoder, self.device = load_mini(ASSETS / TEACHER, device, torch.float32), device
+        visual: Any = self.encoder.model.visual
+        self.tower = FrozenTower(visual.trunk)
         folder = minilm_directory()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
         self.language = language_model(folder).to(device)
@@ -85,14 +85,7 @@ class FrozenParts:
         Args:
             views: scales; the first is the picture's own.
         """
-        pixels = self.encoder.normalize(pictures.to(self.device))
-        maps = [
-            self.tower.forward_intermediates(
-                scaled(pixels, scale), indices=[2, 3, 4], intermediates_only=True
-            )
-            for scale in views
-        ]
-        return [*maps[0], *(further[-1] for further in maps[1:])]
+        return stages_of(self.tower, self.encoder.normalize(pictures.to(self.device)), views)
 
     @torch.inference_mode()
     def states(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:

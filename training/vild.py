@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.catalog import ASSETS
+from models.catalog import ASSETS, TEACHER
 from models.clip.encoder import ClipEncoder, load_mini
 from models.vild.checkpoints import save_vild
 from models.vild.config import VildConfig
@@ -301,7 +301,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    clip = load_mini(ASSETS / "clip-mini", torch.device("cpu"), torch.float32)
+    clip = load_mini(ASSETS / TEACHER, torch.device("cpu"), torch.float32)
     lessons = None
     for name in options.rows:
         plan = ROWS[name]

@@ -33,7 +33,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms.functional import to_pil_image
 
-from models.catalog import ASSETS
+from models.catalog import ASSETS, TEACHER
 from models.clip.encoder import ClipEncoder, load_mini
 from models.detection.detections import Detections, encode_mask
 from models.errors import WeightsError
@@ -197,7 +197,7 @@ def load_detector(directory: Path, clip: ClipEncoder, folder: Path | None = None
         WeightsError: the folder has no ViLD of ours.
     """
     path = directory / WEIGHTS
-    model = load_vild(path, tower=ASSETS / "clip-mini" / "model.safetensors")
+    model = load_vild(path, tower=ASSETS / TEACHER / "model.safetensors")
     defaults = DetectorDefaults(templates=TEMPLATES)
     return Detector(directory.name, model, clip, read_base_names(path), defaults, folder)
 
@@ -399,7 +399,7 @@ def evaluate(directory: Path, runs: Path = RUNS, scenes: int = SCENES) -> Iterat
     Raises:
         WeightsError: `directory` has no ViLD of ours.
     """
-    clip = load_mini(ASSETS / "clip-mini", torch.device("cpu"), torch.float32)
+    clip = load_mini(ASSETS / TEACHER, torch.device("cpu"), torch.float32)
     exam = drawn_exam(DetectionWorld(), scenes, SEED)
     with tempfile.TemporaryDirectory() as folder:
         ensemble = load_detector(directory, clip, Path(folder))
@@ -609,7 +609,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, default=ASSETS / "vild-mini")
     parser.add_argument("--pictures", type=int, default=192)
     options = parser.parse_args(arguments)
-    clip = load_mini(ASSETS / "clip-mini", torch.device("cpu"), torch.float32)
+    clip = load_mini(ASSETS / TEACHER, torch.device("cpu"), torch.float32)
     exam = drawn_exam(DetectionWorld(), options.pictures, VALIDATION_SEED)
     points = points_of(load_detector(options.weights, clip), exam)
     print("| objectness | precision | recall | F1 | false boxes a picture |\n|---|---|---|---|---|")

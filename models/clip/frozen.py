@@ -1,4 +1,8 @@
-"""The image tower of clip-mini as a backbone: frozen, and never in training mode."""
+"""An image tower of clip-mini as a backbone: frozen, and never in training mode.
+
+The detectors stand on the clip-mini of 2026-11-24, kept as `clip-mini-teacher`: every later tower has
+other features, and would need both of them trained again.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,15 @@ THEIRS, OURS = "visual.trunk.", "backbone.trunk."  # names in clip-mini's file, 
 
 
 class FrozenTower(nn.Module):
-    """Picture -> feature maps of clip-mini's ResNet, for which no gradient is kept."""
+    """Picture -> feature maps of clip-mini's ResNet, for which no gradient is kept.
 
-    def __init__(self) -> None:
+    Args:
+        trunk: one that has its weights; else one that waits for them.
+    """
+
+    def __init__(self, trunk: nn.Module | None = None) -> None:
         super().__init__()
-        self.trunk: Any = timm.create_model("atelier_resnet", num_classes=0)
+        self.trunk: Any = trunk or timm.create_model("atelier_resnet", num_classes=0)
         self.requires_grad_(False)
         self.eval()
 
@@ -56,7 +64,7 @@ def stages_of(
 
 
 def tower_state(path: Path) -> dict[str, Tensor]:
-    """clip-mini's image tower out of its file, under the names of a detector's `backbone`.
+    """A clip-mini's image tower out of its file, under the names of a detector's `backbone`.
 
     Raises WeightsError when there is no such file, or it is damaged.
     """

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.catalog import ASSETS, CLIP_MINI_FILES
+from models.catalog import ASSETS, TEACHER, TEACHER_FILES
 from models.clip.frozen import tower_state
 from models.detection.files import GLIP_KEY
 from models.errors import WeightsError
@@ -401,10 +401,10 @@ def load_glip_mini(
 
 
 def _clip_mini_tower(config: GlipConfig) -> dict[str, Tensor]:
-    """clip-mini's image tower under the names of `Glip.backbone`."""
+    """The teacher's image tower under the names of `Glip.backbone`."""
     assert isinstance(config.backbone, ResnetConfig)
-    file = next(file for file in CLIP_MINI_FILES if file.name.endswith(".safetensors"))
-    path = ASSETS / "clip-mini" / file.name
+    file = next(file for file in TEACHER_FILES if file.name.endswith(".safetensors"))
+    path = ASSETS / TEACHER / file.name
     verify(path, file.sha256)
     return tower_state(path)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from models.catalog import TEACHER
+
 
 @dataclass(frozen=True)
 class ResnetConfig:
@@ -140,7 +142,7 @@ class VildConfig:
             mask_convs=2,
             mask_channels=32,
             temperature=50.0,  # about clip-mini's own
-            teacher="clip-mini",
+            teacher=TEACHER,
             resize="antialiased",
             min_size=256,
             max_size=512,

@@ -24,6 +24,7 @@ from benchmarks.vild import (
     random_vild,
     torchvisions,
 )
+from models.catalog import TEACHER
 from models.vild import ProposalConfig, VildConfig
 from models.vild.detector import Detector, DetectorDefaults
 from tests.vild_support import small_config
@@ -213,7 +214,7 @@ def test_without_weights_the_shape_is_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     clip: Any = Clip()
-    clip.name, clip.embed_dim = "clip-mini", 256
+    clip.name, clip.embed_dim = TEACHER, 256
     monkeypatch.setattr(benchmark, "CATALOG", {})
     monkeypatch.setattr(benchmark, "clip_mini", lambda: clip)
     detector = benchmark.mini_detector(tmp_path)

@@ -14,6 +14,7 @@ import torch
 from models.catalog import (
     ASSETS,
     CATALOG,
+    TEACHER,
     LoadContext,
     ModelRow,
     glip_mini_row,
@@ -61,6 +62,7 @@ def test_the_promised_models_are_on_offer() -> None:
     assert set(CATALOG) >= {
         "clip-mini",
         "clip-mini-critic",
+        TEACHER,
         "clip-portraits",
         "clip-vit-b-32",
         "clip-vit-b-16",
@@ -223,7 +225,7 @@ def _embedded(folder: Path, *files: WeightFile) -> ModelRow:
     return replace(CATALOG["clip-mini"], source=Embedded(folder), files=files)
 
 
-@pytest.mark.parametrize("name", ["clip-mini", "clip-mini-critic"])
+@pytest.mark.parametrize("name", ["clip-mini", "clip-mini-critic", TEACHER])
 def test_mini_is_embedded_and_genuine(name: str) -> None:
     row = CATALOG[name]
     assert row.source == Embedded(ASSETS / name)

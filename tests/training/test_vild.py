@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from models.catalog import ASSETS
+from models.catalog import ASSETS, TEACHER
 from models.clip.encoder import ClipEncoder, load_mini
 from models.vild.checkpoints import check_teacher, load_vild, read_base_names
 from models.vild.head import SHORTCUT
@@ -39,7 +39,7 @@ def small_world() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def clip() -> ClipEncoder:
-    return load_mini(ASSETS / "clip-mini", torch.device("cpu"), torch.float32)
+    return load_mini(ASSETS / TEACHER, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_a_run_resumes_where_it_stopped_and_leaves_a_detector(
         assert torch.equal(again.vild.state_dict()[key], value)
     assert list(again.train()) == []  # the plan is done
     path = cache / "ensemble" / "model.safetensors"
-    found = load_vild(path, tower=ASSETS / "clip-mini" / "model.safetensors")
+    found = load_vild(path, tower=ASSETS / TEACHER / "model.safetensors")
     check_teacher(found.config, clip)
     assert found.config.ensemble
     assert list(read_base_names(path)) == run.trainer.names.known

@@ -418,12 +418,12 @@ def test_glip_mini_s_frozen_parts_are_the_published_ones(
 ) -> None:
     from transformers import AutoModel
 
-    from models.catalog import ASSETS
+    from models.catalog import ASSETS, TEACHER
     from models.clip.encoder import load_mini
     from models.weights import minilm_directory
 
     glip = load_glip_mini(mini[0]).model
-    clip: Any = load_mini(ASSETS / "clip-mini", torch.device("cpu"), torch.float32).model
+    clip: Any = load_mini(ASSETS / TEACHER, torch.device("cpu"), torch.float32).model
     pixels = torch.rand(1, 3, 96, 96)
     ids = torch.tensor([[101, 6207, 102]])
     with torch.no_grad():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.catalog import CATALOG, LoadContext, own_detector_rows, vild_mini_row
+from models.catalog import CATALOG, TEACHER, LoadContext, own_detector_rows, vild_mini_row
 from models.errors import OfflineError, WeightsError
 from models.registry import Registry
 from models.vild import Vild, VildConfig
@@ -38,7 +38,7 @@ def test_a_file_of_the_user_s_is_leased_with_its_teacher(tmp_path: Path) -> None
     with registry.lease(row.name) as detector:
         assert isinstance(detector, Detector)
         assert detector.name == row.name
-        assert detector.clip.name == "clip-mini"
+        assert detector.clip.name == TEACHER
         assert detector.base_names == ("red apple", "dog")
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from models.catalog import TEACHER
 from models.errors import InputError, WeightsError
 from models.jobs import run_to_end
 from models.vild import Proposals, Vild, VildConfig, detectron
@@ -169,9 +170,9 @@ def test_masks_are_those_of_the_likeliest_class(
 
 
 class Words:
-    """Stands for clip-mini: a vector for every text."""
+    """Stands for the teacher: a vector for every text."""
 
-    name, embed_dim = "clip-mini", 256
+    name, embed_dim = TEACHER, 256
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         seeds = [torch.Generator().manual_seed(len(text)) for text in texts]

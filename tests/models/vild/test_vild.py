@@ -40,7 +40,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     ("config", "limit"), [(VildConfig.mini(), 2.4e6), (VildConfig.mini_single(), 1.4e6)]
 )
 def test_mini_models_stay_small(config: VildConfig, limit: float) -> None:
-    """4.8 MB in half precision, clip-mini's tower not counted: it is on board already."""
+    """4.8 MB in half precision, its tower not counted: glip-mini stands on the same."""
     learnt = Vild(config).learnt()
     assert sum(tensor.numel() for tensor in learnt.values()) < limit
     assert not any(key.startswith("backbone.") for key in learnt)
