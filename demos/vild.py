@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from html import escape
@@ -90,7 +90,8 @@ KNOWS = (
     "categories, 337 of them novel): put its archive into a folder and start with --detectors."
 )
 PANELS = ("scene", "legend", "crops", "region")
-LIMITS = ("max_boxes", "nms", "min_objectness", "min_area", "score", "temperature")
+LIMITS = ("max_boxes", "nms", "min_objectness", "min_area", "min_cosine", "score", "temperature")
+NUMBERS = LIMITS[:5]  # which the endpoint takes too
 Update = dict[Any, Any]
 
 
@@ -195,15 +196,19 @@ def _build_result(own: RegionThresholds) -> dict[str, Any]:
             0, MAX_AREA, own.min_area, step=20, label="Min area", info="Pixels of the picture.",
             min_width=220,
         )  # fmt: skip
-    with gr.Row(equal_height=True):
-        parts["score"] = gr.Radio(
-            [(label, key) for key, label in SCORES.items()], value="cosine", label="Score",
-            min_width=220,
+    with gr.Row():
+        parts["min_cosine"] = slider(
+            -1, 1, own.min_cosine, step=0.01, label="Min cosine",
+            info="Of a box and its name, when names are asked for.", min_width=220,
         )  # fmt: skip
         parts["temperature"] = slider(
             *TEMPERATURES, 100, step=1, label="Temperature", info="Of the softmax.", min_width=220
         )
     with gr.Row(equal_height=True):
+        parts["score"] = gr.Radio(
+            [(label, key) for key, label in SCORES.items()], value="cosine", label="Score",
+            min_width=220,
+        )  # fmt: skip
         parts["auto"] = gr.Checkbox(True, label="The model's own settings", min_width=160)
         parts["masks"] = gr.Checkbox(True, label="Masks", min_width=100)
     with gr.Row(elem_classes="atelier-tools"):
@@ -345,7 +350,7 @@ class _Page:
         self, path: str | None, names: list[str], model: str, templates: str, auto: bool, more: Any
     ) -> Iterator[Update]:
         parts = self.parts
-        asked = read_limits(*more[:6])
+        asked, looks = _asked(more)
         limits = Limits() if auto else asked
         for event in self._detect(path, names, limits, templates, model):
             if isinstance(event, Step):
@@ -353,7 +358,7 @@ class _Page:
                 continue
             held = event.result
             yield {
-                **self._seen(held, limits, None, more[6:]),
+                **self._seen(held, limits, None, looks),
                 parts["why"]: "",
                 parts["json"]: session.facts(held, held.select(limits), limits),
                 parts["status"]: ran(self.atelier, self.there[model], event.seconds),
@@ -382,8 +387,8 @@ class _Page:
     def _controls(self, held: Held, limits: Limits) -> Update:
         """The sliders where `limits` have them."""
         used, (score, temperature) = limits.on(held.own), held.scoring(limits)
-        values = (used.max_boxes, used.nms, used.min_objectness, used.min_area, score, temperature)
-        return dict(zip(self.limits, values))
+        values = [*(getattr(used, name) for name in NUMBERS), score, temperature]
+        return dict(zip(self.limits, values, strict=True))
 
     def _seen(self, held: Held, limits: Limits, row: int | None, looks: Any) -> Update:
         """Every panel of a run."""
@@ -413,8 +418,8 @@ class _Page:
         def look(held: Held | None, row: int | None, *more: Any) -> Update:
             if held is None:
                 return {parts["auto"]: False}
-            limits = read_limits(*more[:6])
-            return {**self._seen(held, limits, row, more[6:]), parts["auto"]: False}
+            limits, looks = _asked(more)
+            return {**self._seen(held, limits, row, looks), parts["auto"]: False}
 
         @explained
         def own(held: Held | None, auto: bool) -> Update:
@@ -423,7 +428,8 @@ class _Page:
 
         @explained
         def restyle(held: Held | None, row: int | None, *more: Any) -> Update:
-            return {} if held is None else self._seen(held, read_limits(*more[:6]), row, more[6:])
+            limits, looks = _asked(more)
+            return {} if held is None else self._seen(held, limits, row, looks)
 
         @explained
         def complete(held: Held | None, row: int | None, *more: Any) -> Iterator[Update]:
@@ -431,11 +437,11 @@ class _Page:
             if held is None:
                 yield {}
                 return
-            limits = read_limits(*more[:6])
+            limits, looks = _asked(more)
             if held.missing(held.select(limits)):
                 for step in self._outlined(held, limits):
                     yield {parts["status"]: badge.progress(step)}
-                yield {**self._seen(held, limits, row, more[6:]), parts["status"]: ""}
+                yield {**self._seen(held, limits, row, looks), parts["status"]: ""}
             yield {parts["json"]: session.facts(held, held.select(limits), limits)}
 
         state = [self.held, self.row, *self.limits, *self.looks]
@@ -477,9 +483,9 @@ class _Page:
 
         # Gradio finds the event's data by the annotation of a named parameter.
         def chosen(
-            held: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, event: gr.EventData
+            held: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, event: gr.EventData
         ) -> Any:
-            return choose(held, a, b, c, d, e, f, event=event)
+            return choose(held, a, b, c, d, e, f, g, event=event)
 
         for name in ("scene", "crops"):
             picked = parts[name].select(
@@ -532,13 +538,13 @@ class _Page:
             )  # fmt: skip
 
     def _save(self, kind: str, held: Held | None, *more: Any) -> Iterator[tuple[Any, Any]]:
-        with_masks, style = bool(more[6]), read_style(*more[7:])
         if held is None:
             raise InputError("There is no result yet; press Detect.")
-        limits = read_limits(*more[:6])
+        limits, (with_masks, *looks) = _asked(more)
+        style = replace(read_style(*looks), masks=bool(with_masks))
         for step in self._outlined(held, limits):
             yield gr.skip(), badge.progress(step)
-        yield _saved(kind, held, limits, replace(style, masks=with_masks)), badge.said("saved")
+        yield _saved(kind, held, limits, style), badge.said("saved")
 
     # ----------------------------------------------------------------------------- beside GLIP
 
@@ -678,7 +684,7 @@ class _Page:
     def _wire_endpoint(self) -> None:
         """The endpoint has a button of its own: its answer is one thing, the page's many."""
         hidden, answer = gr.Button(visible=False), gr.JSON(visible=False)
-        open_numbers = {name: number(None, visible=False) for name in LIMITS[:4]}
+        open_numbers = {name: number(None, visible=False) for name in NUMBERS}
         # A call without names discovers, whatever the page's own field says at first.
         own = {**open_numbers, "names": gr.Textbox("", visible=False)}
         inputs = [{**self.parts, **own}[field.name] for field in fields(Form)]
@@ -686,9 +692,7 @@ class _Page:
         @explained
         def vild_detect(*values: Any) -> Iterator[Any]:
             form = Form(*values)
-            limits = read_limits(
-                form.max_boxes, form.nms, form.min_objectness, form.min_area, None, None
-            )
+            limits = read_limits(**{name: getattr(form, name, None) for name in LIMITS})
             names = read_names(form.names) if form.names else []
             for event in self._detect(form.image, names, limits, "own", form.model):
                 if isinstance(event, Step):
@@ -711,6 +715,7 @@ class _Page:
             "nms": share.number(0, 1),
             "min_objectness": share.number(0, 1),
             "min_area": share.number(0, MAX_AREA),
+            "min_cosine": share.number(-1, 1),
             "score": share.choice(*SCORES),
             "temperature": share.number(*TEMPERATURES),
             "templates": share.choice(*TEMPLATES),
@@ -719,6 +724,11 @@ class _Page:
             "example": share.choice(*examples()),
         }
         return [share.Field(name, self.parts[name], parse) for name, parse in parsers.items()]
+
+
+def _asked(more: Sequence[Any]) -> tuple[Limits, Sequence[Any]]:
+    """What the sliders say, and behind them how it is drawn."""
+    return read_limits(*more[: len(LIMITS)]), more[len(LIMITS) :]
 
 
 def _region(held: Held, seen: Seen, limits: Limits, row: int | None) -> str:

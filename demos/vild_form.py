@@ -35,6 +35,8 @@ class Form:
     min_objectness: how sure at least that something is there, in [0, 1].
     min_area:       regions have more pixels of the picture than this.
     model:          name of a catalogue row of the task "vild".
+    min_cosine:     how alike at least a region and its name are, in [-1, 1]; not when nothing is
+                    asked for.
     """
 
     image: Any
@@ -44,6 +46,7 @@ class Form:
     min_objectness: float | None = None
     min_area: float | None = None
     model: str = FIRST
+    min_cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,13 @@ class Limits:
     nms: float | None = None
     min_objectness: float | None = None
     min_area: float | None = None
+    min_cosine: float | None = None
     score: str | None = None
     temperature: float | None = None
 
     def on(self, own: DetectorDefaults) -> RegionThresholds:
         """The model's own thresholds with these instead, where given."""
-        names = ("max_boxes", "nms", "min_objectness", "min_area")
+        names = ("max_boxes", "nms", "min_objectness", "min_area", "min_cosine")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(own.thresholds, **given)
 
@@ -97,14 +101,16 @@ def read_list(name: str | None) -> str:
 
 
 def read_limits(
-    max_boxes: Any, nms: Any, min_objectness: Any, min_area: Any, score: Any, temperature: Any
-) -> Limits:
+    max_boxes: Any, nms: Any, min_objectness: Any, min_area: Any, min_cosine: Any, score: Any,
+    temperature: Any,
+) -> Limits:  # fmt: skip
     """Raises InputError for what is no number or out of range; None stays None."""
     return Limits(
         max_boxes=_count(max_boxes),
         nms=_between(nms, 0, 1, "The overlap allowed (NMS)"),
         min_objectness=_between(min_objectness, 0, 1, "The least objectness"),
         min_area=_between(min_area, 0, 1e9, "The least area"),
+        min_cosine=_between(min_cosine, -1, 1, "The least cosine"),
         score=None if score is None else parse_choice(score, SCORES, "score"),
         temperature=_between(temperature, *TEMPERATURES, "The temperature"),
     )

@@ -257,6 +257,7 @@ def settings_of(held: Held, limits: Limits) -> dict[str, Any]:
         "nms": used.nms,
         "min_objectness": used.min_objectness,
         "min_area": used.min_area,
+        "min_cosine": used.min_cosine,
         "score": score,
         "temperature": temperature,
         "templates": held.templates,

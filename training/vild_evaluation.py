@@ -7,7 +7,7 @@ that is asked for in every one of them. *Novel* names are those that no row but 
 taught; the yardstick is CLIP on crops of the ensemble's own regions (Gu et al. 2022, section 3.2).
 
     python -m training.evaluate vild-mini [--weights runs/vild/ensemble]
-    python -m training.vild_evaluation            # which objectness the tab should begin with
+    python -m training.vild_evaluation            # where two of the tab's sliders should begin
 """
 
 import argparse
@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import math
+import random
 import statistics
 import tempfile
 import time
@@ -37,10 +38,11 @@ from models.catalog import ASSETS, TEACHER
 from models.clip.encoder import ClipEncoder, load_mini
 from models.detection.detections import Detections, encode_mask
 from models.errors import WeightsError
+from models.glip.prompts import read_prompt
 from models.jobs import run_to_end
 from models.vild.categories import unique_names
 from models.vild.checkpoints import load_vild, read_base_names
-from models.vild.detector import Detector, DetectorDefaults
+from models.vild.detector import DEFAULTS, Detector, DetectorDefaults
 from models.vild.postprocess import MAX_BOXES, rank_by_class
 from models.vild.preprocess import prepare
 from models.vild.regions import (
@@ -54,7 +56,7 @@ from models.vild.regions import (
 from models.vild.teacher import crop_embeddings
 from models.vild.text import cosines
 from training.clip_evaluation import Figure
-from training.glip_evaluation import OperatingPoint, Row, best_point, coco_index
+from training.glip_evaluation import Asked, OperatingPoint, Row, best_point, coco_index, matched
 from training.vild import ROWS
 from training.world.detection import DetectionWorld, Labelled, is_novel
 
@@ -68,6 +70,7 @@ RUNS = Path("runs/vild")
 WEIGHTS = "model.safetensors"
 TEMPLATES = "name"  # as vild-mini learnt them
 OVERLAP = 0.5
+ABSENT = 10  # names typed beside those of a scene
 ENSEMBLE, SUPERVISED = "ViLD-ensemble", "supervised, novel boxes too"
 TEXT, VILD, IMAGE = "ViLD-text (w = 0)", "ViLD (w = 0.5)", "ViLD-image"
 # The folders of `training.vild`, as the paper calls them.
@@ -580,16 +583,46 @@ def objectness_points(raws: Sequence[RawRegions], truth: Sequence[Tensor]) -> li
     right = np.concatenate(
         [hits(raw.boxes[r], boxes) for raw, r, boxes in zip(raws, shown, truth, strict=True)]
     ).astype(bool)
-    objects = sum(map(len, truth))
+    return points_at(scores, right, sum(map(len, truth)), len(raws))
+
+
+def points_at(
+    scores: np.ndarray, right: np.ndarray, objects: int, pictures: int
+) -> list[OperatingPoint]:
+    """What every hundredth lets through of boxes of all `pictures`, which hold `objects`."""
     points = []
     for threshold in np.arange(1, 100) / 100:
         kept = scores >= threshold
         good = int((kept & right).sum())
-        false = (int(kept.sum()) - good) / len(raws)
+        false = (int(kept.sum()) - good) / pictures
         points.append(
             OperatingPoint(float(threshold), good / max(1, kept.sum()), good / objects, false)
         )
     return points
+
+
+def cosine_points(detector: Detector, exam: Exam) -> list[OperatingPoint]:
+    """The same for the slider of the cosine, when half of a scene's names are typed among
+    `ABSENT` others: what a box shows may then have no name that fits."""
+    thresholds = replace(DEFAULTS["vild-mini"].thresholds, min_cosine=-1.0)
+    chance, scores, right, objects = random.Random(SEED), [], [], 0
+    for scene in exam.scenes:
+        names = half_asked(scene, exam.names, chance)
+        truth = tuple(scene.boxes[[name == one for one in scene.names]] for name in names)
+        asked = Asked(scene.picture, read_prompt("; ".join(names)), truth, "names")
+        raw = run_to_end(detector.detect(scene.picture))
+        found = detector.select(raw, names, thresholds)
+        scores.append(found.scores)
+        right += matched(asked, found)
+        objects += sum(map(len, truth))
+    return points_at(np.concatenate(scores), np.array(right, bool), objects, len(exam.scenes))
+
+
+def half_asked(scene: Scene, names: Sequence[str], chance: random.Random) -> list[str]:
+    """Half of a scene's names, and `ABSENT` of `names` that are not in it."""
+    there = unique_names(scene.names)
+    others = [name for name in names if name not in there]
+    return chance.sample(there, (len(there) + 1) // 2) + chance.sample(others, ABSENT)
 
 
 def best_objectness(detector: Detector, exam: Exam) -> OperatingPoint:
@@ -604,16 +637,22 @@ def points_of(detector: Detector, exam: Exam) -> list[OperatingPoint]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="Find the objectness that the tab should begin with, on validation pictures."
+        description="Find the objectness and the least cosine that the tab should begin with, on "
+        "validation pictures."
     )
     parser.add_argument("--weights", type=Path, default=ASSETS / "vild-mini")
     parser.add_argument("--pictures", type=int, default=192)
     options = parser.parse_args(arguments)
     clip = load_mini(ASSETS / TEACHER, torch.device("cpu"), torch.float32)
     exam = drawn_exam(DetectionWorld(), options.pictures, VALIDATION_SEED)
-    points = points_of(load_detector(options.weights, clip), exam)
-    print("| objectness | precision | recall | F1 | false boxes a picture |\n|---|---|---|---|---|")
-    for point in points[4::5]:
+    detector = load_detector(options.weights, clip)
+    _print("objectness", points_of(detector, exam), 5)
+    _print("cosine", cosine_points(detector, exam), 2)
+
+
+def _print(what: str, points: Sequence[OperatingPoint], every: int) -> None:
+    print(f"| {what} | precision | recall | F1 | false boxes a picture |\n|---|---|---|---|---|")
+    for point in points[every - 1 :: every]:
         print(_told(point))
     print("Best:")
     print(_told(best_point(points, math.inf)))

@@ -90,7 +90,7 @@ class DetectorDefaults:
 
 
 # Of `python -m training.vild_evaluation`; its teacher never read sentences around these names.
-_MINI = DetectorDefaults(RegionThresholds(min_objectness=0.79), templates="name")
+_MINI = DetectorDefaults(RegionThresholds(min_objectness=0.79, min_cosine=0.17), templates="name")
 DEFAULTS: Mapping[str, DetectorDefaults] = MappingProxyType(
     {"vild-mini": _MINI, "vild-mini-single": _MINI}
 )

@@ -37,6 +37,8 @@ class RegionThresholds:
         nms: of two regions whose IoU exceeds this the one of less objectness goes; in [0, 1].
         min_objectness: at least this sure that something is there; in [0, 1].
         min_area: more than this, in pixels of the picture.
+        min_cosine: of a region and its name, in [-1, 1]; the notebook has no such bound. Groups that
+            are discovered are not held to it: nobody asked for their names.
 
     Raises:
         InputError: a value out of its range.
@@ -46,6 +48,7 @@ class RegionThresholds:
     nms: float = 0.6
     min_objectness: float = 0.9
     min_area: float = 220
+    min_cosine: float = -1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_boxes <= MOST_BOXES:
@@ -59,6 +62,8 @@ class RegionThresholds:
             raise InputError(
                 f"The least area is a number of pixels from 0 on, not {self.min_area}."
             )
+        if not -1 <= self.min_cosine <= 1:
+            raise InputError(f"The least cosine lies between -1 and 1, not at {self.min_cosine}.")
 
 
 class Sight:
@@ -227,6 +232,9 @@ def pick_regions(
     rows = raw.rows(thresholds)
     scores = name_scores(raw, rows, vocabulary, score, temperature)
     order, columns = rank_by_name(scores)
+    likeness = name_scores(raw, rows, vocabulary, "cosine", temperature)[order, columns]
+    alike = likeness >= thresholds.min_cosine
+    order, columns = order[alike], columns[alike]
     values: Floats = scores[order, columns].numpy()
     return Picked(rows[order.numpy()], columns.numpy() - 1, values)
 

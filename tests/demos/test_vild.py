@@ -148,12 +148,13 @@ def test_a_list_that_is_not_there_is_refused(name: Any) -> None:
         (2, True, "objectness is a number"),
         (3, -1, "area lies between 0"),
         (3, float("inf"), "area is a number"),
-        (4, "dice", "no score “dice”"),
-        (5, 0, "temperature lies between 1 and 200"),
+        (4, 1.1, "cosine lies between -1 and 1"),
+        (5, "dice", "no score “dice”"),
+        (6, 0, "temperature lies between 1 and 200"),
     ],
 )
 def test_settings_out_of_range_are_refused(place: int, value: Any, sentence: str) -> None:
-    values: list[Any] = [None] * 6
+    values: list[Any] = [None] * 7
     values[place] = value
     with pytest.raises(InputError, match=sentence):
         read_limits(*values)
@@ -161,8 +162,9 @@ def test_settings_out_of_range_are_refused(place: int, value: Any, sentence: str
 
 def test_settings_left_open_are_the_models_own() -> None:
     assert Limits().on(DEFAULTS) == DEFAULTS.thresholds
-    limits = read_limits(3, None, 0.25, None, None, None)
-    assert limits.on(DEFAULTS) == replace(DEFAULTS.thresholds, max_boxes=3, min_objectness=0.25)
+    limits = read_limits(3, None, 0.25, None, 0.1, None, None)
+    expected = replace(DEFAULTS.thresholds, max_boxes=3, min_objectness=0.25, min_cosine=0.1)
+    assert limits.on(DEFAULTS) == expected
 
 
 def test_sentences_a_name_are_the_models_own_unless_chosen() -> None:

@@ -3,6 +3,7 @@ hand, a detector that knows every answer, and what is said where a row is missin
 
 import json
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -439,6 +440,39 @@ def test_objectness_is_chosen_by_hand() -> None:
     best = evaluation.best_objectness(oracle, asked)  # type: ignore[arg-type]
     assert best.f1 == pytest.approx(0.8)
     assert 0.3 < best.threshold <= 0.61
+
+
+def test_the_least_cosine_is_chosen_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cat that was asked for, and a dog that nobody named and that is rather a cat than a cow."""
+
+    class Known:
+        def detect(self, picture: Image.Image) -> Any:
+            yield from ()
+
+        def select(self, raw: Any, names: list[str], thresholds: Any) -> Any:
+            assert (thresholds.min_objectness, thresholds.min_cosine) == (0.79, -1)
+            place = names.index("cat")
+            return SimpleNamespace(
+                boxes=np.array([CAT, DOG], np.float32), scores=np.array([0.3, 0.1], np.float32),
+                phrases=(place, place),
+            )  # fmt: skip
+
+    monkeypatch.setattr(evaluation, "ABSENT", 1)
+    monkeypatch.setattr(evaluation, "half_asked", lambda scene, names, chance: ["cat", "cow"])
+    exam: Any = Exam((scene(("cat", CAT), ("dog", DOG)),), NAMES, frozenset())
+    known: Any = Known()
+    found = {round(p.threshold, 2): p for p in evaluation.cosine_points(known, exam)}
+    assert (found[0.05].precision, found[0.05].recall, found[0.05].false_boxes) == (0.5, 1, 1)
+    assert (found[0.2].precision, found[0.2].recall, found[0.2].false_boxes) == (1, 1, 0)
+    assert (found[0.4].recall, found[0.4].f1) == (0, 0)
+
+
+def test_half_of_a_scene_s_names_are_asked_for_among_others() -> None:
+    world = [f"thing {number}" for number in range(40)]
+    shown: Any = SimpleNamespace(names=("thing 1", "thing 2", "thing 2", "thing 3"))
+    asked = evaluation.half_asked(shown, world, random.Random(0))
+    assert len(asked) == len(set(asked)) == 2 + evaluation.ABSENT
+    assert len({"thing 1", "thing 2", "thing 3"} & set(asked)) == 2
 
 
 def test_small_regions_are_not_shown() -> None:

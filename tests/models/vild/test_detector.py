@@ -275,9 +275,11 @@ def slow_scores(
 
 
 def slow_notebook(
-    raw: RawRegions, scores: list[list[float]], thresholds: RegionThresholds
-) -> list[tuple[float, int, int]]:
-    """The demo's rule in plain loops: score, region and name, best first."""
+    raw: RawRegions, scores: list[list[float]], alike: list[list[float]],
+    thresholds: RegionThresholds,
+) -> list[tuple[float, int, int]]:  # fmt: skip
+    """The demo's rule in plain loops, and our bound of the cosine, `alike`: score, region and name,
+    best first."""
     kept: list[int] = []
     for row in range(len(raw)):
         rivals = (slow_iou(raw.read_boxes[k].tolist(), raw.read_boxes[row].tolist()) for k in kept)
@@ -292,7 +294,8 @@ def slow_notebook(
     found = []
     for row in good[: thresholds.max_boxes]:
         best = max(scores[row])
-        if (column := scores[row].index(best)) > 0:
+        column = scores[row].index(best)
+        if column > 0 and alike[row][column] >= thresholds.min_cosine:
             found.append((best, row, column - 1))
     return sorted(found, reverse=True)
 
@@ -306,6 +309,7 @@ def slow_notebook(
         RegionThresholds(max_boxes=1000, nms=0.3, min_objectness=0.2, min_area=50),
         RegionThresholds(max_boxes=7, nms=0.9, min_objectness=0.5, min_area=0),
         ALL,
+        replace(ALL, min_cosine=0.1),
     ],
 )
 def test_the_notebooks_rule(
@@ -316,8 +320,11 @@ def test_the_notebooks_rule(
     words = run_to_end(small.read(["dog", "owl", "red kite", "lamp"]))
     classes = [words.background.tolist(), *words.text.tolist()]
     base = [True, False, True, False]
-    scores = [slow_scores(raw, row, classes, base, score, 9.0) for row in range(len(raw))]
-    expected = slow_notebook(raw, scores, thresholds)
+    scores, alike = (
+        [slow_scores(raw, row, classes, base, kind, 9.0) for row in range(len(raw))]
+        for kind in (score, "cosine")
+    )
+    expected = slow_notebook(raw, scores, alike, thresholds)
     picked = small.pick(raw, words, thresholds, score, 9.0)
     assert len(expected) > 0
     assert picked.rows.tolist() == [row for _, row, _ in expected]
@@ -718,11 +725,12 @@ def test_discovery_in_the_words_it_was_trained_on(make: Callable[..., Detector])
     [
         {"max_boxes": 0}, {"max_boxes": 1001}, {"nms": -0.1}, {"nms": 1.1}, {"nms": math.nan},
         {"min_objectness": 2}, {"min_objectness": math.nan}, {"min_area": -1},
-        {"min_area": math.inf}, {"min_area": math.nan},
+        {"min_area": math.inf}, {"min_area": math.nan}, {"min_cosine": -1.1},
+        {"min_cosine": math.nan},
     ],
 )  # fmt: skip
 def test_a_threshold_out_of_range_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"between 0 and 1|At least 1|number of pixels"):
+    with pytest.raises(InputError, match=r"between (0|-1) and 1|At least 1|number of pixels"):
         RegionThresholds(**settings)
 
 
