@@ -653,7 +653,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _print(what: str, points: Sequence[OperatingPoint], every: int) -> None:
     print(f"| {what} | precision | recall | F1 | false boxes a picture |\n|---|---|---|---|---|")
     for point in points[every - 1 :: every]:
-        print(_told(point))
+        if point.recall > 0:
+            print(_told(point))
     print("Best:")
     print(_told(best_point(points, math.inf)))
 
