@@ -29,13 +29,13 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets" / "weights"
 CLIP_MINI_FILES = (
     WeightFile(
         "model.safetensors",
-        5_945_642,
-        "eff6a2ea76f2fb79eeb502dc03892954b741726debe43ad12a1a31c0a08fafb2",
+        3_667_062,
+        "f0ddf68f0dc3f1b68920658716ab458cdb24495f37d614158c22a821b4e2ad3f",
     ),
     WeightFile(
         "open_clip_config.json",
-        567,
-        "a27ccba845a91719a33b4640539434f15208f518505feeeca8aa8b1d33a61f81",
+        564,
+        "9fb2379224be6416c5a35865f0105ca1cb60f41d8e446922c99732ae9f3df4cd",
     ),
 )
 

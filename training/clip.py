@@ -1,6 +1,6 @@
 """Train the mini CLIPs: image towers that understand the mini world in MiniLM's language.
 
-Four are trained here, one preset each: `mini` recognises, `critic` is mini fine-tuned on
+Four are trained here: `mini`, and `finish` after it, recognises; `critic` is mini fine-tuned on
 adversarial pictures so that its gradients carry shape (CLIPDraw optimises against it), `judge` is
 another architecture from another seed that names drawings and is never drawn with, `portraits` is the
 judge's architecture continued on drawn faces (StyleCLIP edits against it).
@@ -29,13 +29,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.catalog import ASSETS
 from models.clip.encoder import mini_skeleton
-from models.weights import minilm_directory
+from models.clip.text_head import TextHead
+from models.weights import minilm_directory, read_safetensors
 from training.text_features import minilm_features
 from training.world import avatars, compose, scenes, sprites, vocabulary
 from training.world.concepts import Concept, load
@@ -87,7 +88,33 @@ class ClipTraining:
     @staticmethod
     def mini() -> "ClipTraining":
         """Further training of the embedded weights; their card tells what made them so far."""
-        return ClipTraining()
+        return ClipTraining(
+            steps=12_000,
+            singles=120,
+            crowds=36,
+            photos=16,
+            faces=36,
+            size_split=0.4,
+            rate=1.5e-3,
+            text_rate=1e-3,
+        )
+
+    @staticmethod
+    def finish() -> "ClipTraining":
+        """What follows `mini`: full size, half the rate, more scenes and faces, which learn last."""
+        return ClipTraining(
+            steps=4_200,
+            singles=92,
+            crowds=60,
+            photos=12,
+            faces=48,
+            size_split=0.0,
+            trait_weight=2.0,
+            rate=8e-4,
+            text_rate=6e-4,
+            warmup=150,
+            seed=2025,
+        )
 
     @staticmethod
     def critic() -> "ClipTraining":
@@ -142,6 +169,7 @@ class ClipTraining:
 
 PRESETS: dict[str, Callable[[], ClipTraining]] = {
     "mini": ClipTraining.mini,
+    "finish": ClipTraining.finish,
     "critic": ClipTraining.critic,
     "judge": ClipTraining.judge,
     "portraits": ClipTraining.portraits,
@@ -436,16 +464,34 @@ def spread_names(model: nn.Module, names: Tensor) -> None:
         names: (R, 384) features of all names.
     """
     _, values, directions = torch.linalg.svd(F.normalize(names.double(), dim=1).cpu())
-    count = model.text.proj.weight.shape[0]
+    linear = linear_map(model.text.proj)
+    count = linear.weight.shape[0]
     weight = directions[:count] / values[:count, None].sqrt()  # (D, 384)
     with torch.no_grad():
-        model.text.proj.weight.copy_(weight / weight.norm(dim=1).mean())
+        linear.weight.copy_(weight / weight.norm(dim=1).mean())
         model.logit_scale.fill_(math.log(30))
+
+
+def linear_map(head: nn.Module) -> nn.Linear:
+    """The linear part of a text head, or the whole of it."""
+    found = head.linear if isinstance(head, TextHead) else head
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+def fitting(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights for `model`: a linear text head becomes the linear part of a `TextHead`, whose
+    correction is left as it is."""
+    kept, linear = dict(weights), "text.proj.weight"
+    if isinstance(model.text.proj, TextHead) and linear in kept:
+        head = {f"text.proj.{k}": v for k, v in model.text.proj.state_dict().items()}
+        kept |= head | {"text.proj.linear.weight": kept.pop(linear)}
+    return kept
 
 
 def optimizer_for(model: nn.Module, plan: ClipTraining) -> torch.optim.Optimizer:
     """AdamW with weight decay on matrices only and a gentler rate for the text side."""
-    text = [model.text.proj.weight]
+    text = list(model.text.proj.parameters())
     image = list(model.visual.parameters())
     groups = [
         {"params": [p for p in image if p.ndim > 1], "lr": plan.rate, "weight_decay": plan.decay},
@@ -492,7 +538,7 @@ class Run:
         if weights is None:
             spread_names(self.model, world.words.features[world.words.start])
         else:
-            self.model.load_state_dict(load_file(str(weights)))
+            self.model.load_state_dict(fitting(read_safetensors(weights), self.model))
         self.averaged.module.load_state_dict(self.model.state_dict())
 
     def save(self) -> None:

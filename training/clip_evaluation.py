@@ -251,8 +251,8 @@ def latency(encoder: ClipEncoder, repeats: int = 60) -> Iterator[Figure]:
     yield Figure("encode one text", median(lambda i: encoder.encode_text([texts[i]])), None, "ms")
 
 
-def half_precision_loss(directory: Path, checkpoint: Path) -> Figure:
-    """Top-1 of a run's float32 averaged weights minus that of the folder's file, on Noto."""
+def storage_loss(directory: Path, checkpoint: Path) -> Figure:
+    """Top-1 of a run's float32 averaged weights minus that of the folder's smaller file, on Noto."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["averaged"]
     exact = load_mini(directory, torch.device("cpu"), torch.float32)
     prefix = "module."
@@ -267,7 +267,9 @@ def half_precision_loss(directory: Path, checkpoint: Path) -> Figure:
         image, concept = emoji.draw(bank, SEED)
         hit = (image @ emoji.names.T).argmax(1) == concept
         scores.append(float(hit.float().mean() * 100))
-    return Figure("lost by half precision (top-1, Noto)", scores[0] - scores[1], None, "points")
+    return Figure(
+        "lost by the file's precision (top-1, Noto)", scores[0] - scores[1], None, "points"
+    )
 
 
 def evaluate(directory: Path) -> Iterator[Figure]:

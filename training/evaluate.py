@@ -95,14 +95,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=sorted(EVALUATIONS))
     parser.add_argument("--weights", type=Path, help="folder to measure instead of assets/weights/")
-    parser.add_argument("--exact", type=Path, help="only measure what half precision loses against "
+    parser.add_argument("--exact", type=Path, help="only measure what the file's precision loses against "
                         "the float32 weights in this run's checkpoint.pt")  # fmt: skip
     parser.add_argument("--card", action="store_true", help="write the figures into card.md")
     parser.add_argument("--ascent", action="store_true", help="draw gradient ascent on pixels too")
     options = parser.parse_args(arguments)
     directory = options.weights or ASSETS / FOLDERS.get(options.model, options.model)
     if options.exact:
-        print(clip_evaluation.half_precision_loss(directory, options.exact).row())
+        print(clip_evaluation.storage_loss(directory, options.exact).row())
         return
     began = time.monotonic()
     figures = measure(options.model, directory)

@@ -5,6 +5,7 @@ two towers map into one space in which the cosine of a picture and its descripti
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from models.errors import WeightsError
 from models.weights import minilm_directory, read_safetensors
 
 from . import tower  # noqa: F401  (registers clip-mini's image tower with timm)
+from .text_head import TextHead
 
 TEXT_BATCH = 64
 IMAGE_BATCH = 64
@@ -165,7 +167,10 @@ def load_mini(directory: Path, device: torch.device, dtype: torch.dtype) -> Clip
 
 
 def mini_skeleton(directory: Path, minilm: Path) -> nn.Module:
-    """clip-mini's architecture as its configuration says, weights still random."""
+    """An embedded model's architecture as its configuration says, weights still random.
+
+    Where the configuration asks for an `mlp` behind the text tower, it gets ours, `TextHead`.
+    """
     text_cfg = {
         "hf_model_name": str(minilm),
         "hf_model_pretrained": False,
@@ -180,6 +185,10 @@ def mini_skeleton(directory: Path, minilm: Path) -> nn.Module:
             pretrained_text=False,
             text_cfg=text_cfg,
         )
+    configuration = json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
+    if configuration["text_cfg"]["hf_proj_type"] == "mlp":
+        text: Any = model.text
+        text.proj = TextHead(text.proj.in_features, text.proj.out_features)
     return model
 
 

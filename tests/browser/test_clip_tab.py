@@ -95,7 +95,7 @@ def test_temperature_and_top_k_redraw_without_the_model(served: Any, open_page: 
     best = page.locator(".clip-bars .row.best .number").first
     before = best.inner_text()
     with counting(mini()) as counts:
-        page.get_by_label("number input for Temperature").first.fill("0.1")
+        page.get_by_label("number input for Temperature").first.fill("10")
         page.get_by_label("number input for Temperature").first.press("Tab")
         expect(best).not_to_have_text(before)
         page.get_by_label("number input for Top k").first.fill("2")

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from models.clip.text_head import TextHead
+from models.quantisation import narrowed
 from training import clip
 from training.world import avatars, sprites
 
@@ -59,6 +62,19 @@ def test_spread_names_lie_apart(world: clip.World, tmp_path: Path) -> None:
         rows = F.normalize(project(names), dim=1)
         mean = float((rows @ rows.T).mean())
         assert mean < bound if bound else mean > 0.1
+
+
+def test_a_linear_head_s_weights_begin_a_wider_one(world: clip.World, tmp_path: Path) -> None:
+    run = clip.Run(PLAN, CPU, tmp_path)
+    head = run.model.text.proj
+    assert isinstance(head, TextHead)
+    state = run.model.state_dict()
+    old = {key: state[key].contiguous() for key in state if not key.startswith("text.proj.")}
+    matrix = torch.randn(head.linear.weight.shape, generator=generator())
+    save_file({**old, "text.proj.weight": matrix}, tmp_path / "old.safetensors")
+    run.begin(world, tmp_path / "old.safetensors")
+    names = world.words.features[:5]
+    assert torch.allclose(head(names), names @ matrix.T, atol=1e-4)
 
 
 def test_attack_stays_in_its_ball_and_raises_the_loss(world: clip.World, tmp_path: Path) -> None:
@@ -127,7 +143,9 @@ def test_smoke_training_learns_and_exports_half_precision(
     list(run.train(world, minutes=2))
     assert loss() < before - 0.5
     exported = run.folder / "model.safetensors"
-    assert exported.stat().st_size <= 6_000_000
+    packed = tmp_path / "packed.safetensors"
+    save_file(narrowed(load_file(exported)), packed)  # as `training.narrow` stores it
+    assert packed.stat().st_size <= 6_000_000
     other = clip.Run(PLAN, CPU, tmp_path / "other")
     other.begin(world, exported)
     for key, value in run.averaged.module.state_dict().items():
