@@ -33,9 +33,9 @@ class Shot:
 
 _CATS = {"tab": "clip", "example": "cat-and-dog", "labels": "cat, dog, rabbit, bird"}
 SHOTS = (
-    Shot("recognise", {**_CATS, "view": "recognise"}, "Recognise", ".atelier-bars", 1130),
+    Shot("recognise", {**_CATS, "view": "recognise"}, "Recognise", ".clip-bars", 1130),
     Shot("why", {**_CATS, "view": "why", "why": "cat"}, "Show why", ".atelier-badge", 1000),
-    Shot("match", {"tab": "clip", "view": "match"}, "Match", "table", 1130),
+    Shot("match", {"tab": "clip", "view": "match"}, "Match", ".clip-matrix, table", 1130),
     Shot("search", {"tab": "clip", "view": "search", "query": "a sailing boat"}, "Search",
          ".atelier-badge", 1110),
     Shot("glip", {"tab": "glip"}, "Ground", "[data-box]", 1100),
