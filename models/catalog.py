@@ -136,7 +136,9 @@ class ModelRow:
 
     name: str
     title: str
-    task: str  # "clip", "clipdraw", "styleclip" (an encoder), "teacher" (of detectors), "stylegan", "inversion", "detection", "vild"
+    # "clip", "clipdraw", "styleclip" (an encoder), "teacher" (of detectors), "stylegan", "inversion",
+    # "detection", "vild"
+    task: str
     family: str  # "mini", "official", "successor" or "own"
     preset: str  # open_clip's architecture, or our config's name
     source: Hub | Embedded | Own
