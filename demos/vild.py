@@ -52,9 +52,11 @@ from demos.ui.model import ask, knows, leased, model_choice, ran, title
 from demos.ui.tab import Atelier, Tab
 from demos.vild_form import (
     FIRST,
+    LIMITS,
     MAX_AREA,
     MAX_BOXES,
     MAX_LINK_CHARS,
+    NUMBERS,
     SCORES,
     TASK,
     TEMPERATURES,
@@ -90,8 +92,6 @@ KNOWS = (
     "categories, 337 of them novel): put its archive into a folder and start with --detectors."
 )
 PANELS = ("scene", "legend", "crops", "region")
-LIMITS = ("max_boxes", "nms", "min_objectness", "min_area", "min_cosine", "score", "temperature")
-NUMBERS = LIMITS[:5]  # which the endpoint takes too
 Update = dict[Any, Any]
 
 
@@ -428,8 +428,10 @@ class _Page:
 
         @explained
         def restyle(held: Held | None, row: int | None, *more: Any) -> Update:
+            if held is None:
+                return {}
             limits, looks = _asked(more)
-            return {} if held is None else self._seen(held, limits, row, looks)
+            return self._seen(held, limits, row, looks)
 
         @explained
         def complete(held: Held | None, row: int | None, *more: Any) -> Iterator[Update]:

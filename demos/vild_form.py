@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from demos.ui.text import parse_choice, parse_labels, parse_number, parse_whole
@@ -63,9 +63,12 @@ class Limits:
 
     def on(self, own: DetectorDefaults) -> RegionThresholds:
         """The model's own thresholds with these instead, where given."""
-        names = ("max_boxes", "nms", "min_objectness", "min_area", "min_cosine")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
         return replace(own.thresholds, **given)
+
+
+LIMITS = tuple(one.name for one in fields(Limits))
+NUMBERS = tuple(one.name for one in fields(RegionThresholds))  # which the endpoint takes too
 
 
 def models_of(catalog: Mapping[str, ModelRow]) -> dict[str, ModelRow]:

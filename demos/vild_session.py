@@ -7,7 +7,7 @@ import math
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -253,11 +253,7 @@ def settings_of(held: Held, limits: Limits) -> dict[str, Any]:
     return {
         "names": list(held.names),
         "mode": "discover" if held.discovers else "names",
-        "max_boxes": used.max_boxes,
-        "nms": used.nms,
-        "min_objectness": used.min_objectness,
-        "min_area": used.min_area,
-        "min_cosine": used.min_cosine,
+        **asdict(used),
         "score": score,
         "temperature": temperature,
         "templates": held.templates,

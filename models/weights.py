@@ -15,7 +15,7 @@ import io
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
@@ -212,6 +212,15 @@ def read_safetensors(
         return widened(load_file(path, device=device))
     except ValueError as error:
         raise WeightsError(f"{path.name} is damaged ({error}); copy it again.") from None
+
+
+def metadata_of(path: Path) -> Mapping[str, str]:
+    """The metadata in the header of a safetensors file. Raises WeightsError if it is none."""
+    from safetensors import safe_open
+
+    check_safetensors(path)
+    with safe_open(path, framework="np") as file:  # type: ignore[no-untyped-call]
+        return dict(file.metadata() or {})
 
 
 # ----------------------------------------------------------------------------------- fetching

@@ -87,7 +87,7 @@ class ClipTraining:
 
     @staticmethod
     def mini() -> "ClipTraining":
-        """Further training of the embedded weights; their card tells what made them so far."""
+        """clip-mini, continued from clip-mini-teacher; `finish` follows."""
         return ClipTraining(
             steps=12_000,
             singles=120,

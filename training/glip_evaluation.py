@@ -212,10 +212,19 @@ def recalled(asked: Asked, found: Detections) -> list[bool | None]:
 
 def matched(asked: Asked, found: Detections) -> list[bool]:
     """For each detection, best first: is it the first to hit some box of its phrase?"""
-    free = [torch.ones(len(truth), dtype=torch.bool) for truth in asked.truth]
+    return first_hits(found.boxes, found.phrases, asked.truth)
+
+
+def first_hits(boxes: np.ndarray, phrases: Sequence[int], truth: Sequence[Tensor]) -> list[bool]:
+    """For each of `boxes` (N, 4), best first: is it the first to hit some box of its phrase?
+
+    Args:
+        truth: for each phrase its boxes (B, 4).
+    """
+    free = [torch.ones(len(there), dtype=torch.bool) for there in truth]
     hits = []
-    for box, phrase in zip(found.boxes, found.phrases, strict=True):
-        overlap = box_iou(torch.tensor(box)[None], asked.truth[phrase])[0] * free[phrase]
+    for box, phrase in zip(boxes, phrases, strict=True):
+        overlap = box_iou(torch.tensor(box)[None], truth[phrase])[0] * free[phrase]
         hit = bool((overlap >= OVERLAP).any())
         if hit:
             free[phrase][overlap.argmax()] = False

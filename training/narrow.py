@@ -8,7 +8,6 @@ import argparse
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from models.catalog import ASSETS
 from models.clip.encoder import ClipEncoder, load_mini
 from models.quantisation import narrowed
-from models.weights import read_safetensors
+from models.weights import metadata_of, read_safetensors
 from training.world.photos import load_photos
 
 
@@ -37,13 +36,6 @@ def clip_features(folder: Path) -> Tensor | None:
     return features(load_mini(folder, torch.device("cpu"), torch.float32))
 
 
-def metadata(path: Path) -> dict[str, str] | None:
-    """What the file's header tells beside its tensors."""
-    with safe_open(path, framework="np") as file:
-        found: dict[str, str] | None = file.metadata()
-    return found
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="a folder in assets/weights")
@@ -51,10 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     folder = ASSETS / options.name
     path = folder / "model.safetensors"
     size, weights, seen = path.stat().st_size, read_safetensors(path), clip_features(folder)
-    stored, told = load_file(str(path)), metadata(path)
+    stored, told = load_file(str(path)), dict(metadata_of(path))
     halves = {name: tensor for name, tensor in stored.items() if tensor.dtype == torch.half}
     exact = {name: tensor for name, tensor in stored.items() if name not in halves}
-    save_file({**exact, **narrowed(halves)}, str(path), metadata=told)
+    save_file({**exact, **narrowed(halves)}, str(path), metadata=told or None)
     print(f"{path}: {size / 1e6:.2f} -> {path.stat().st_size / 1e6:.2f} MB")
     again = read_safetensors(path)
     off = max(float((again[k] - w).norm() / w.norm()) for k, w in weights.items() if w.ndim > 1)

@@ -31,14 +31,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
-from torchvision.ops import box_iou
 from torchvision.transforms.functional import to_pil_image
 
 from models.catalog import ASSETS, TEACHER
 from models.clip.encoder import ClipEncoder, load_mini
 from models.detection.detections import Detections, encode_mask
 from models.errors import WeightsError
-from models.glip.prompts import read_prompt
 from models.jobs import run_to_end
 from models.vild.categories import unique_names
 from models.vild.checkpoints import load_vild, read_base_names
@@ -56,7 +54,7 @@ from models.vild.regions import (
 from models.vild.teacher import crop_embeddings
 from models.vild.text import cosines
 from training.clip_evaluation import Figure
-from training.glip_evaluation import Asked, OperatingPoint, Row, best_point, coco_index, matched
+from training.glip_evaluation import OperatingPoint, Row, best_point, coco_index, first_hits
 from training.vild import ROWS
 from training.world.detection import DetectionWorld, Labelled, is_novel
 
@@ -69,7 +67,6 @@ CROPPED = 48  # of them CLIP looks at, at a second or more each
 RUNS = Path("runs/vild")
 WEIGHTS = "model.safetensors"
 TEMPLATES = "name"  # as vild-mini learnt them
-OVERLAP = 0.5
 ABSENT = 10  # names typed beside those of a scene
 ENSEMBLE, SUPERVISED = "ViLD-ensemble", "supervised, novel boxes too"
 TEXT, VILD, IMAGE = "ViLD-text (w = 0)", "ViLD (w = 0.5)", "ViLD-image"
@@ -558,15 +555,7 @@ def timed(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, f
 
 def hits(boxes: np.ndarray, truth: Tensor) -> list[bool]:
     """For each box, best first: is it the first to hit some object, whatever its name?"""
-    free = torch.ones(len(truth), dtype=torch.bool)
-    found = []
-    for box in torch.tensor(boxes).reshape(-1, 4):
-        overlap = box_iou(box[None], truth)[0] * free if len(truth) else torch.zeros(1)
-        hit = bool((overlap >= OVERLAP).any())
-        if hit:
-            free[overlap.argmax()] = False
-        found.append(hit)
-    return found
+    return first_hits(boxes, [0] * len(boxes), [truth])
 
 
 def objectness_points(raws: Sequence[RawRegions], truth: Sequence[Tensor]) -> list[OperatingPoint]:
@@ -609,11 +598,10 @@ def cosine_points(detector: Detector, exam: Exam) -> list[OperatingPoint]:
     for scene in exam.scenes:
         names = half_asked(scene, exam.names, chance)
         truth = tuple(scene.boxes[[name == one for one in scene.names]] for name in names)
-        asked = Asked(scene.picture, read_prompt("; ".join(names)), truth, "names")
         raw = run_to_end(detector.detect(scene.picture))
         found = detector.select(raw, names, thresholds)
         scores.append(found.scores)
-        right += matched(asked, found)
+        right += first_hits(found.boxes, found.phrases, truth)
         objects += sum(map(len, truth))
     return points_at(np.concatenate(scores), np.array(right, bool), objects, len(exam.scenes))
 

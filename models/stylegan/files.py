@@ -6,13 +6,13 @@ Imports neither torch nor the generator: a list costs milliseconds, however larg
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.errors import InputError, WeightsError
-from models.weights import MB, check_safetensors
+from models.weights import MB, metadata_of
 
 SUFFIXES = (".pt", ".pth", ".pkl", ".safetensors")
 MAX_LISTED = 200
@@ -83,12 +83,3 @@ def config_of(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
-
-
-def metadata_of(path: Path) -> Mapping[str, str]:
-    """The metadata in the header of a safetensors file. Raises WeightsError if it is none."""
-    from safetensors import safe_open
-
-    check_safetensors(path)
-    with safe_open(path, framework="np") as file:  # type: ignore[no-untyped-call]
-        return dict(file.metadata() or {})

@@ -37,7 +37,7 @@ from models.vild.names import (
 )
 from models.vild.tfbundle import TensorBundle
 from models.vild.vild import Vild
-from models.weights import check_safetensors, read_safetensors
+from models.weights import metadata_of, read_safetensors
 
 PRESETS: Mapping[str, VildConfig] = MappingProxyType(
     {
@@ -177,7 +177,7 @@ def load_vild(
     Raises:
         WeightsError: the file is damaged, of another shape, or was not written by `save_vild`.
     """
-    told = _metadata(path)
+    told = metadata_of(path)
     if VILD_KEY not in told or "teacher" not in told:
         raise WeightsError(
             f"{path.name} was not written by CLIP Atelier as a ViLD; convert the released "
@@ -206,7 +206,7 @@ def read_base_names(path: Path) -> tuple[str, ...]:
         WeightsError: the file does not tell.
     """
     try:
-        names = json.loads(_metadata(path).get("base", "null"))
+        names = json.loads(metadata_of(path).get("base", "null"))
     except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -229,14 +229,6 @@ def check_teacher(config: VildConfig, clip: ClipEncoder) -> None:
             f"{config.name} speaks in vectors of {config.embedding} numbers and {clip.name} of "
             f"{clip.embed_dim}; one of the two files is not what its name says."
         )
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    check_safetensors(path)
-    with safe_open(path, framework="np") as file:  # type: ignore[no-untyped-call]
-        return dict(file.metadata() or {})
 
 
 def _tower_state(tower: Path | None, path: Path) -> dict[str, Tensor]:

@@ -232,8 +232,11 @@ def pick_regions(
     rows = raw.rows(thresholds)
     scores = name_scores(raw, rows, vocabulary, score, temperature)
     order, columns = rank_by_name(scores)
-    likeness = name_scores(raw, rows, vocabulary, "cosine", temperature)[order, columns]
-    alike = likeness >= thresholds.min_cosine
+    if score == "cosine":
+        likeness = scores
+    else:
+        likeness = name_scores(raw, rows, vocabulary, "cosine", temperature)
+    alike = likeness[order, columns] >= thresholds.min_cosine
     order, columns = order[alike], columns[alike]
     values: Floats = scores[order, columns].numpy()
     return Picked(rows[order.numpy()], columns.numpy() - 1, values)
