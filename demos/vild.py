@@ -204,11 +204,10 @@ def _build_result(own: RegionThresholds) -> dict[str, Any]:
         parts["temperature"] = slider(
             *TEMPERATURES, 100, step=1, label="Temperature", info="Of the softmax.", min_width=220
         )
+    parts["score"] = gr.Radio(
+        [(label, key) for key, label in SCORES.items()], value="cosine", label="Score"
+    )
     with gr.Row(equal_height=True):
-        parts["score"] = gr.Radio(
-            [(label, key) for key, label in SCORES.items()], value="cosine", label="Score",
-            min_width=220, scale=2,
-        )  # fmt: skip
         parts["auto"] = gr.Checkbox(True, label="The model's own settings", min_width=160)
         parts["masks"] = gr.Checkbox(True, label="Masks", min_width=100)
     with gr.Row(elem_classes="atelier-tools"):
